@@ -1,0 +1,69 @@
+# ark's own commands. Tools are pinned here and run with `go run tool@version`, outside go.mod.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+GOLANGCI_LINT  := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+CONTROLLER_GEN := sigs.k8s.io/controller-tools/cmd/controller-gen@v0.23.0
+GOVULNCHECK    := golang.org/x/vuln/cmd/govulncheck@v1.9.0
+
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS  := -s -w -X arkonis.dev/ark/cmd.version=$(VERSION)
+FUZZTIME ?= 20s
+
+# Modules of their own below e2e/: what only tests need stays out of ark's go.mod.
+E2E_MODULES := $(patsubst %/go.mod,%,$(wildcard e2e/*/go.mod))
+
+.PHONY: help
+help: ## Print this list.
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## Build bin/ark.
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ark .
+
+.PHONY: test
+test: ## Run all tests.
+	go test -timeout 30m ./...
+	@set -e; for m in $(E2E_MODULES); do echo "go test ./... in $$m"; (cd $$m && go test -timeout 30m ./...); done
+
+.PHONY: race
+race: ## Run all tests of ark's own module under the race detector.
+	CGO_ENABLED=1 go test -race -timeout 60m ./...
+
+.PHONY: lint
+lint: ## Run the linters; borders between packages are among them.
+	go run $(GOLANGCI_LINT) run ./...
+	@set -e; for m in $(E2E_MODULES); do echo "go vet ./... in $$m"; (cd $$m && go vet ./...); done
+
+.PHONY: vuln
+vuln: ## Check dependencies against the Go vulnerability database (needs the network).
+	go run $(GOVULNCHECK) ./...
+
+.PHONY: fmt
+fmt: ## Format the code.
+	go run $(GOLANGCI_LINT) fmt ./...
+
+.PHONY: generate
+generate: ## Generate deep copies and CRDs from pkg/apis.
+	go run $(CONTROLLER_GEN) object paths=./pkg/apis/...
+	go run $(CONTROLLER_GEN) crd paths=./pkg/apis/... output:crd:dir=crds
+
+.PHONY: verify
+verify: ## Fail when generated files or go.mod differ from what is committed.
+	@tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT && \
+	go run $(CONTROLLER_GEN) object paths=./pkg/apis/... output:object:dir=$$tmp/deepcopy && \
+	go run $(CONTROLLER_GEN) crd paths=./pkg/apis/... output:crd:dir=$$tmp/crds && \
+	diff -u pkg/apis/v1alpha1/zz_generated.deepcopy.go $$tmp/deepcopy/zz_generated.deepcopy.go && \
+	diff -ru crds $$tmp/crds && \
+	go mod tidy -diff && echo "generated files are up to date"
+
+.PHONY: fuzz
+fuzz: ## Run every fuzzer for FUZZTIME (20s each).
+	@set -e; for pkg in $$(go list ./...); do \
+	  for f in $$(go test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
+	    echo "$$pkg $$f"; go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$pkg; \
+	  done; done
+
+.PHONY: bench
+bench: build ## Measure ark beside its raw references.
+	go run ./e2e/bench -ark bin/ark

@@ -1,0 +1,447 @@
+package v1alpha1
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// ArkRun is the record of one execution of a team or of one task of an agent. Its spec never changes.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:resource:shortName=ar,categories=ark
+// +kubebuilder:subresource:status
+// +kubebuilder:printcolumn:name="Team",type=string,JSONPath=`.spec.teamRef.name`
+// +kubebuilder:printcolumn:name="Phase",type=string,JSONPath=`.status.phase`
+// +kubebuilder:printcolumn:name="Steps",type=string,JSONPath=`.status.stepSummary`
+// +kubebuilder:printcolumn:name="Tokens",type=integer,JSONPath=`.status.totalTokenUsage.totalTokens`
+// +kubebuilder:printcolumn:name="Started",type=date,JSONPath=`.status.startTime`
+// +kubebuilder:printcolumn:name="Duration",type=string,JSONPath=`.status.duration`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+// +kubebuilder:validation:XValidation:rule="size(self.metadata.name) <= 63",message="metadata.name must not be longer than 63 characters"
+type ArkRun struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	// Spec is what was to be done, as it was when the run was created. It never changes.
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="the spec of a run never changes: create a new run"
+	// +required
+	Spec ArkRunSpec `json:"spec"`
+	// Status is how far the run is; ark writes it.
+	// +optional
+	Status ArkRunStatus `json:"status,omitzero"`
+}
+
+// ArkRunList is a list of ArkRuns.
+//
+// +kubebuilder:object:root=true
+type ArkRunList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []ArkRun `json:"items"`
+}
+
+// ArkRunSpec is what is to be done: whose work it is, with which input, and a snapshot of the team as it was then. A
+// person may write teamRef and input alone; ark then takes the snapshot and keeps it in status.resolved.
+// +kubebuilder:validation:XValidation:rule="has(self.teamRef) != has(self.agentRef)",message="a run needs exactly one of teamRef and agentRef"
+// +kubebuilder:validation:XValidation:rule="!has(self.agentRef) || (has(self.prompt) && size(self.prompt) > 0)",message="a run of an agent needs a prompt"
+// +kubebuilder:validation:XValidation:rule="!has(self.agentRef) || !(has(self.pipeline) || has(self.entry) || has(self.routing))",message="a run of an agent has no pipeline, no entry and no routing"
+type ArkRunSpec struct {
+	// TeamRef names the team that runs.
+	// +optional
+	TeamRef *Reference `json:"teamRef,omitempty"`
+	// AgentRef names the agent that works on the prompt.
+	// +optional
+	AgentRef *Reference `json:"agentRef,omitempty"`
+	// TeamGeneration is the generation of the team that the snapshot was taken of.
+	// +optional
+	TeamGeneration int64 `json:"teamGeneration,omitempty"`
+	// Input of the run. Any JSON value is allowed.
+	// +kubebuilder:validation:MaxProperties=256
+	// +optional
+	Input Values `json:"input,omitempty"`
+	// Prompt of a run of an agent.
+	// +kubebuilder:validation:MaxLength=1048576
+	// +optional
+	Prompt string `json:"prompt,omitempty"`
+	// Trigger is what made the run.
+	// +optional
+	Trigger *Trigger `json:"trigger,omitempty"`
+
+	// Roles of the team and who plays them.
+	// +kubebuilder:validation:MaxItems=101
+	// +listType=map
+	// +listMapKey=name
+	// +optional
+	Roles []RunRole `json:"roles,omitempty"`
+	// Pipeline are the steps of the run.
+	// +kubebuilder:validation:MaxItems=1000
+	// +listType=atomic
+	// +optional
+	Pipeline []Step `json:"pipeline,omitempty"`
+	// Lookups are the agents that were found for steps with registryLookup.
+	// +kubebuilder:validation:MaxItems=1000
+	// +listType=map
+	// +listMapKey=step
+	// +optional
+	Lookups []RunLookup `json:"lookups,omitempty"`
+	// Entry is the role that receives the task when there is no pipeline.
+	// +kubebuilder:validation:MaxLength=63
+	// +optional
+	Entry string `json:"entry,omitempty"`
+	// Routing is what a router agent may choose from.
+	// +optional
+	Routing *RunRouting `json:"routing,omitempty"`
+	// Output is the template of the run's result.
+	// +kubebuilder:validation:MaxLength=65536
+	// +optional
+	Output string `json:"output,omitempty"`
+	// TimeoutSeconds bounds the run. 0 means 24 hours.
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=31536000
+	// +optional
+	TimeoutSeconds int64 `json:"timeoutSeconds,omitempty"`
+	// MaxTokens bounds what the run may use. 0 means no limit.
+	// +kubebuilder:validation:Minimum=0
+	// +optional
+	MaxTokens int64 `json:"maxTokens,omitempty"`
+}
+
+// Trigger is what made a run.
+type Trigger struct {
+	// Kind of the trigger.
+	// +optional
+	Kind TriggerKind `json:"kind,omitempty"`
+	// Name of the object that triggered: the ArkEvent, or the ArkRun that this one is a part or a repetition of.
+	// +kubebuilder:validation:MaxLength=253
+	// +optional
+	Name string `json:"name,omitempty"`
+	// ID of the trigger. The same id never makes a second run.
+	// +kubebuilder:validation:MaxLength=256
+	// +optional
+	ID string `json:"id,omitempty"`
+	// FiredAt is when the trigger was accepted.
+	// +optional
+	FiredAt *metav1.MicroTime `json:"firedAt,omitempty"`
+	// Hops is the number of runs that led to this one, each triggered by the end of the one before.
+	// +kubebuilder:validation:Minimum=0
+	// +optional
+	Hops int32 `json:"hops,omitempty"`
+}
+
+// TriggerKind is a kind of trigger: those of an ArkEvent, and those that ark makes itself.
+// +kubebuilder:validation:Enum=webhook;cron;team-output;manual;service;step;retry;local
+type TriggerKind string
+
+const (
+	TriggerWebhook    TriggerKind = "webhook"
+	TriggerCron       TriggerKind = "cron"
+	TriggerTeamOutput TriggerKind = "team-output"
+	TriggerManual     TriggerKind = "manual"
+	TriggerService    TriggerKind = "service" // a request to an ArkService
+	TriggerStep       TriggerKind = "step"    // a step whose role is a team; the name is the parent run's
+	TriggerRetry      TriggerKind = "retry"   // the name is the repeated run's
+	TriggerLocal      TriggerKind = "local"   // ark run
+)
+
+// RunRole is one role as it was when the run was created. Exactly one of agent and team is set.
+// +kubebuilder:validation:XValidation:rule="has(self.agent) != has(self.team)",message="a role of a run needs exactly one of agent and team"
+type RunRole struct {
+	// Name of the role.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	Name string `json:"name"`
+	// Agent is the ArkAgent that plays the role.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	// +optional
+	Agent string `json:"agent,omitempty"`
+	// Team is the ArkTeam that plays the role.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	// +optional
+	Team string `json:"team,omitempty"`
+	// CanDelegate lists the roles that this one may hand work to.
+	// +kubebuilder:validation:MaxItems=100
+	// +kubebuilder:validation:items:MaxLength=63
+	// +listType=set
+	// +optional
+	CanDelegate []string `json:"canDelegate,omitempty"`
+	// AgentGeneration is the generation of the agent at that time.
+	// +optional
+	AgentGeneration int64 `json:"agentGeneration,omitempty"`
+	// PromptHash is the SHA-256 of the agent's system prompt at that time, in hex.
+	// +kubebuilder:validation:MaxLength=64
+	// +optional
+	PromptHash string `json:"promptHash,omitempty"`
+}
+
+// RunLookup is what a registry had for a step when the run was created.
+type RunLookup struct {
+	// Step whose registryLookup it answers.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	Step string `json:"step"`
+	// Agents that have the capability, in the registry's order. Empty: the step's fallback, else its role.
+	// +kubebuilder:validation:MaxItems=256
+	// +kubebuilder:validation:items:MaxLength=63
+	// +listType=atomic
+	// +optional
+	Agents []string `json:"agents,omitempty"`
+}
+
+// RunRouting is what a router agent may choose from.
+type RunRouting struct {
+	// Agent is the ArkAgent of the router.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	Agent string `json:"agent"`
+	// Fallback is the capability or the ArkAgent that gets the task when the router picks nothing that exists.
+	// +kubebuilder:validation:MaxLength=128
+	// +optional
+	Fallback string `json:"fallback,omitempty"`
+	// Capabilities to choose from.
+	// +kubebuilder:validation:MaxItems=256
+	// +listType=map
+	// +listMapKey=id
+	// +optional
+	Capabilities []RunCapability `json:"capabilities,omitempty"`
+}
+
+// RunCapability is one choice of a router, and who has it.
+type RunCapability struct {
+	// ID of the capability.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=128
+	ID string `json:"id"`
+	// Description of the capability.
+	// +kubebuilder:validation:MaxLength=4096
+	// +optional
+	Description string `json:"description,omitempty"`
+	// Tags of the capability.
+	// +kubebuilder:validation:MaxItems=32
+	// +kubebuilder:validation:items:MaxLength=128
+	// +listType=set
+	// +optional
+	Tags []string `json:"tags,omitempty"`
+	// Agents that have the capability.
+	// +kubebuilder:validation:MaxItems=256
+	// +kubebuilder:validation:items:MaxLength=63
+	// +listType=atomic
+	// +optional
+	Agents []string `json:"agents,omitempty"`
+}
+
+// ArkRunStatus is how far a run is.
+type ArkRunStatus struct {
+	// ObservedGeneration is the generation of the spec that the status is about.
+	// +optional
+	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+	// Conditions of the run: Ready and Complete.
+	// +kubebuilder:validation:MaxItems=16
+	// +listType=map
+	// +listMapKey=type
+	// +optional
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+
+	// Phase of the run.
+	// +optional
+	Phase RunPhase `json:"phase,omitempty"`
+	// Resolved is the snapshot of the team, when the run was created without one.
+	// +optional
+	Resolved *ResolvedRun `json:"resolved,omitempty"`
+
+	// Steps of the run: all of them up to 150, beyond that the unfinished, the failed and the newest.
+	// +kubebuilder:validation:MaxItems=150
+	// +listType=map
+	// +listMapKey=name
+	// +optional
+	Steps []StepStatus `json:"steps,omitempty"`
+	// StepCounts counts all steps of the run, also those that are not in steps.
+	// +optional
+	StepCounts *StepCounts `json:"stepCounts,omitempty"`
+	// StepSummary is the number of steps that are done and of all of them, as in 3/5.
+	// +kubebuilder:validation:MaxLength=64
+	// +optional
+	StepSummary string `json:"stepSummary,omitempty"`
+
+	// Output is the run's result, cut when it is long.
+	// +kubebuilder:validation:MaxLength=32768
+	// +optional
+	Output string `json:"output,omitempty"`
+	// OutputRef points at the whole result when output is cut.
+	// +optional
+	OutputRef *PayloadRef `json:"outputRef,omitempty"`
+	// TotalTokenUsage of all steps, attempts, judges and delegates.
+	// +optional
+	TotalTokenUsage *TokenUsage `json:"totalTokenUsage,omitempty"`
+
+	// StartTime is when the run started.
+	// +optional
+	StartTime *metav1.MicroTime `json:"startTime,omitempty"`
+	// CompletionTime is when the run ended.
+	// +optional
+	CompletionTime *metav1.MicroTime `json:"completionTime,omitempty"`
+	// Duration from start to end for people, as in 6.3s.
+	// +kubebuilder:validation:MaxLength=32
+	// +optional
+	Duration string `json:"duration,omitempty"`
+	// Message says what the run waits for, or why it failed and what to do.
+	// +kubebuilder:validation:MaxLength=4096
+	// +optional
+	Message string `json:"message,omitempty"`
+	// FailedStep is the step that failed the run.
+	// +kubebuilder:validation:MaxLength=253
+	// +optional
+	FailedStep string `json:"failedStep,omitempty"`
+	// TraceID of the run's trace, in hex.
+	// +kubebuilder:validation:MaxLength=32
+	// +optional
+	TraceID string `json:"traceID,omitempty"`
+}
+
+// ResolvedRun is the snapshot of a run that was created without one. Exactly one of its fields is set.
+type ResolvedRun struct {
+	// Spec is the spec with the snapshot in it.
+	// +optional
+	Spec *ArkRunSpec `json:"spec,omitempty"`
+	// Ref points at the spec in the payload store when it is large.
+	// +optional
+	Ref *PayloadRef `json:"ref,omitempty"`
+}
+
+// RunPhase is how far a run is.
+// +kubebuilder:validation:Enum=Pending;Running;Succeeded;Failed;Cancelled
+type RunPhase string
+
+const (
+	RunPending   RunPhase = "Pending" // accepted, nothing was started
+	RunRunning   RunPhase = "Running"
+	RunSucceeded RunPhase = "Succeeded"
+	RunFailed    RunPhase = "Failed"
+	RunCancelled RunPhase = "Cancelled"
+)
+
+// Terminal says whether a run with this phase has ended.
+func (p RunPhase) Terminal() bool { return p == RunSucceeded || p == RunFailed || p == RunCancelled }
+
+// StepPhase is how far a step is.
+// +kubebuilder:validation:Enum=Pending;Running;Validating;Waiting;Succeeded;Failed;Skipped;Cancelled
+type StepPhase string
+
+const (
+	StepPending    StepPhase = "Pending"    // its dependencies are not done
+	StepRunning    StepPhase = "Running"    // queued or worked on
+	StepValidating StepPhase = "Validating" // a judge looks at the answer
+	StepWaiting    StepPhase = "Waiting"    // for something that message names: a pod, a back-off
+	StepSucceeded  StepPhase = "Succeeded"
+	StepFailed     StepPhase = "Failed"
+	StepSkipped    StepPhase = "Skipped" // its condition was false, or the run ended before
+	StepCancelled  StepPhase = "Cancelled"
+)
+
+// Terminal says whether a step with this phase is done.
+func (p StepPhase) Terminal() bool {
+	return p == StepSucceeded || p == StepFailed || p == StepSkipped || p == StepCancelled
+}
+
+// StepCounts counts steps by what became of them.
+type StepCounts struct {
+	// Total number of steps, delegated work not counted.
+	// +optional
+	Total int32 `json:"total"`
+	// Pending steps have not started.
+	// +optional
+	Pending int32 `json:"pending,omitempty"`
+	// Running steps are queued, worked on, validated or waiting.
+	// +optional
+	Running int32 `json:"running,omitempty"`
+	// Succeeded steps.
+	// +optional
+	Succeeded int32 `json:"succeeded,omitempty"`
+	// Failed steps.
+	// +optional
+	Failed int32 `json:"failed,omitempty"`
+	// Skipped steps.
+	// +optional
+	Skipped int32 `json:"skipped,omitempty"`
+	// Cancelled steps.
+	// +optional
+	Cancelled int32 `json:"cancelled,omitempty"`
+	// Delegated pieces of work.
+	// +optional
+	Delegated int32 `json:"delegated,omitempty"`
+}
+
+// StepStatus is how far a step, or a piece of delegated work, is.
+type StepStatus struct {
+	// Name of the step.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Name string `json:"name"`
+	// Role that works on it.
+	// +kubebuilder:validation:MaxLength=63
+	// +optional
+	Role string `json:"role,omitempty"`
+	// Agent that works on it.
+	// +kubebuilder:validation:MaxLength=63
+	// +optional
+	Agent string `json:"agent,omitempty"`
+	// Phase of the step.
+	// +optional
+	Phase StepPhase `json:"phase,omitempty"`
+	// TaskID of the newest task.
+	// +kubebuilder:validation:MaxLength=64
+	// +optional
+	TaskID string `json:"taskID,omitempty"`
+	// Parent is the step that handed the work over.
+	// +kubebuilder:validation:MaxLength=253
+	// +optional
+	Parent string `json:"parent,omitempty"`
+	// Attempts that were made.
+	// +optional
+	Attempts int32 `json:"attempts,omitempty"`
+	// Iterations of a loop, or items of a forEach, that were done.
+	// +optional
+	Iterations int32 `json:"iterations,omitempty"`
+	// Output of the step, cut when it is long.
+	// +kubebuilder:validation:MaxLength=32768
+	// +optional
+	Output string `json:"output,omitempty"`
+	// OutputRef points at the whole output when output is cut.
+	// +optional
+	OutputRef *PayloadRef `json:"outputRef,omitempty"`
+	// Data is the output as JSON, when the step has an outputSchema and the output is short.
+	// +optional
+	Data *Value `json:"data,omitempty"`
+	// TokenUsage of all attempts.
+	// +optional
+	TokenUsage *TokenUsage `json:"tokenUsage,omitempty"`
+	// ToolCalls that were made.
+	// +optional
+	ToolCalls int32 `json:"toolCalls,omitempty"`
+	// StartTime is when the step was queued.
+	// +optional
+	StartTime *metav1.MicroTime `json:"startTime,omitempty"`
+	// CompletionTime is when the step was done.
+	// +optional
+	CompletionTime *metav1.MicroTime `json:"completionTime,omitempty"`
+	// Message says what the step waits for, or why it failed and what to do.
+	// +kubebuilder:validation:MaxLength=4096
+	// +optional
+	Message string `json:"message,omitempty"`
+	// Reason in one CamelCase word.
+	// +kubebuilder:validation:MaxLength=128
+	// +optional
+	Reason string `json:"reason,omitempty"`
+	// Pod that works, or worked last, on the step.
+	// +kubebuilder:validation:MaxLength=253
+	// +optional
+	Pod string `json:"pod,omitempty"`
+	// SelectedCapability is what the router picked.
+	// +kubebuilder:validation:MaxLength=128
+	// +optional
+	SelectedCapability string `json:"selectedCapability,omitempty"`
+	// RoutingReason is why the router picked it.
+	// +kubebuilder:validation:MaxLength=4096
+	// +optional
+	RoutingReason string `json:"routingReason,omitempty"`
+}

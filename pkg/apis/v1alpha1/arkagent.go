@@ -350,7 +350,7 @@ type Capability struct {
 }
 
 // Autoscaling sets the number of pods from the depth of the agent's queue.
-// +kubebuilder:validation:XValidation:rule="self.minReplicas <= self.maxReplicas",message="minReplicas must not be greater than maxReplicas"
+// +kubebuilder:validation:XValidation:rule="(has(self.minReplicas) ? self.minReplicas : 1) <= (has(self.maxReplicas) ? self.maxReplicas : 10)",message="minReplicas must not be greater than maxReplicas"
 type Autoscaling struct {
 	// MinReplicas is the least number of pods. 0 lets an idle agent vanish until there is work.
 	// +kubebuilder:default=1

@@ -43,7 +43,7 @@ type ArkTeamList struct {
 // +kubebuilder:validation:XValidation:rule="has(self.routing) || (has(self.pipeline) && size(self.pipeline) > 0) || has(self.entry)",message="a team needs one of pipeline, entry and routing"
 // +kubebuilder:validation:XValidation:rule="!has(self.routing) || !((has(self.pipeline) && size(self.pipeline) > 0) || has(self.entry) || (has(self.roles) && size(self.roles) > 0))",message="a team with routing has no roles, no pipeline and no entry"
 // +kubebuilder:validation:XValidation:rule="!has(self.entry) || (has(self.roles) && self.roles.exists(r, r.name == self.entry))",message="entry must be the name of a role"
-// +kubebuilder:validation:XValidation:rule="!has(self.pipeline) || self.pipeline.all(s, has(self.roles) && self.roles.exists(r, r.name == s.role))",message="the role of every step must be the name of a role"
+// +kubebuilder:validation:XValidation:rule="!has(self.pipeline) || self.pipeline.all(s, has(s.registryLookup) || (has(self.roles) && self.roles.exists(r, r.name == s.role)))",message="the role of every step without registryLookup must be the name of a role"
 type ArkTeamSpec struct {
 	// Roles of the team.
 	// +kubebuilder:validation:MaxItems=100

@@ -13,7 +13,7 @@ type MCPServer struct {
 	Name string `json:"name"`
 	// URL of a server that is reached over HTTP.
 	// +kubebuilder:validation:MaxLength=2048
-	// +kubebuilder:validation:Pattern=`^https?://[^\s]+$`
+	// +kubebuilder:validation:Pattern=`^https?://.`
 	// +optional
 	URL string `json:"url,omitempty"`
 	// Command is the program of a server that is spoken to over stdin and stdout. In the cluster it needs image.
@@ -139,7 +139,7 @@ type WebhookTool struct {
 	// URL that is called.
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=2048
-	// +kubebuilder:validation:Pattern=`^https?://[^\s]+$`
+	// +kubebuilder:validation:Pattern=`^https?://.`
 	URL string `json:"url"`
 	// Method of the request. For GET and DELETE the arguments become query parameters, otherwise the JSON body.
 	// +kubebuilder:default=POST

@@ -90,3 +90,96 @@ func (v Values) Decode() (map[string]any, error) {
 	}
 	return out, nil
 }
+
+// Reference names another ark object in the same namespace.
+type Reference struct {
+	// Name of the object.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	Name string `json:"name"`
+}
+
+// SecretReference names a Secret in the same namespace; which keys are read is said where it is used.
+type SecretReference struct {
+	// Name of the Secret.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Name string `json:"name"`
+}
+
+// KeyReference names one key of a Secret or a ConfigMap in the same namespace.
+type KeyReference struct {
+	// Name of the Secret or ConfigMap.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Name string `json:"name"`
+	// Key in it.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Key string `json:"key"`
+}
+
+// SecretSource takes a value from a Secret.
+type SecretSource struct {
+	// SecretKeyRef names the Secret and the key that holds the value.
+	SecretKeyRef KeyReference `json:"secretKeyRef"`
+}
+
+// Header is one HTTP header. Its value comes from exactly one place.
+// +kubebuilder:validation:XValidation:rule="[has(self.value), has(self.secretKeyRef), has(self.valueFrom)].filter(x, x).size() == 1",message="a header takes its value from exactly one of value, secretKeyRef and valueFrom"
+type Header struct {
+	// Name of the header.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=256
+	// +kubebuilder:validation:Pattern=`^[!#$%&'*+.^_|~0-9A-Za-z-]+$`
+	Name string `json:"name"`
+	// Value in plain text; it is not for secrets.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=8192
+	// +optional
+	Value string `json:"value,omitempty"`
+	// SecretKeyRef takes the value from a Secret.
+	// +optional
+	SecretKeyRef *KeyReference `json:"secretKeyRef,omitempty"`
+	// ValueFrom is another way to write secretKeyRef.
+	// +optional
+	ValueFrom *SecretSource `json:"valueFrom,omitempty"`
+}
+
+// Secret returns where the header's value comes from when it is in a Secret, whichever way that was written, or nil.
+func (h *Header) Secret() *KeyReference {
+	if h.ValueFrom != nil {
+		return &h.ValueFrom.SecretKeyRef
+	}
+	return h.SecretKeyRef
+}
+
+// PayloadRef points at a body in the payload store.
+type PayloadRef struct {
+	// Key in the payload store: <run uid>/<sha256>.
+	// +kubebuilder:validation:MaxLength=256
+	Key string `json:"key"`
+	// Size in bytes.
+	// +optional
+	Size int64 `json:"size,omitempty"`
+	// SHA256 of the body, in hex.
+	// +kubebuilder:validation:MaxLength=64
+	// +optional
+	SHA256 string `json:"sha256,omitempty"`
+}
+
+// TokenUsage counts tokens.
+type TokenUsage struct {
+	// InputTokens that the model read.
+	// +optional
+	InputTokens int64 `json:"inputTokens"`
+	// OutputTokens that the model wrote.
+	// +optional
+	OutputTokens int64 `json:"outputTokens"`
+	// CachedTokens are the part of the input tokens that the provider took from its cache.
+	// +optional
+	CachedTokens int64 `json:"cachedTokens,omitempty"`
+	// TotalTokens are input and output tokens.
+	// +optional
+	TotalTokens int64 `json:"totalTokens"`
+}

@@ -1,0 +1,25 @@
+// Command crdfinish completes the CRDs that controller-gen has written, and derives from them the schemas that
+// pkg/apis/v1alpha1 checks documents with.
+//
+// What markers cannot say is added here: below the roles of an ArkTeam there are no defaults (a role that says
+// nothing must stay distinguishable from one that says the default), and what the types of k8s.io/api leave
+// unbounded gets a bound. It is a step of `make generate` and does nothing the second time.
+//
+//	crdfinish <folder of CRDs> <Go file to write>
+package main
+
+import (
+	"log/slog"
+	"os"
+)
+
+func main() {
+	if len(os.Args) != 3 {
+		slog.Error("usage: crdfinish <folder of CRDs> <Go file to write>")
+		os.Exit(1)
+	}
+	if err := run(os.Args[1], os.Args[2]); err != nil {
+		slog.Error("finish CRDs", "error", err)
+		os.Exit(1)
+	}
+}

@@ -41,25 +41,25 @@ func ValidateDocument(kind string, doc map[string]any) field.ErrorList {
 
 // shape is the part of a CRD's schema that says what is allowed.
 type shape struct {
-	Type                 string             `json:"type"`
-	Required             []string           `json:"required"`
-	Enum                 []string           `json:"enum"`
-	Minimum              *float64           `json:"minimum"`
-	Maximum              *float64           `json:"maximum"`
-	MinLength            *int               `json:"minLength"`
-	MaxLength            *int               `json:"maxLength"`
-	Pattern              string             `json:"pattern"`
-	MinItems             *int               `json:"minItems"`
-	MaxItems             *int               `json:"maxItems"`
-	MinProperties        *int               `json:"minProperties"`
-	MaxProperties        *int               `json:"maxProperties"`
+	Type                 string            `json:"type"`
+	Required             []string          `json:"required"`
+	Enum                 []string          `json:"enum"`
+	Minimum              *float64          `json:"minimum"`
+	Maximum              *float64          `json:"maximum"`
+	MinLength            *int              `json:"minLength"`
+	MaxLength            *int              `json:"maxLength"`
+	Pattern              string            `json:"pattern"`
+	MinItems             *int              `json:"minItems"`
+	MaxItems             *int              `json:"maxItems"`
+	MinProperties        *int              `json:"minProperties"`
+	MaxProperties        *int              `json:"maxProperties"`
 	Properties           map[string]*shape `json:"properties"`
 	Items                *shape            `json:"items"`
 	AdditionalProperties *shape            `json:"additionalProperties"`
-	Preserve             bool               `json:"x-kubernetes-preserve-unknown-fields"`
-	IntOrString          bool               `json:"x-kubernetes-int-or-string"`
-	ListType             string             `json:"x-kubernetes-list-type"`
-	ListMapKeys          []string           `json:"x-kubernetes-list-map-keys"`
+	Preserve             bool              `json:"x-kubernetes-preserve-unknown-fields"`
+	IntOrString          bool              `json:"x-kubernetes-int-or-string"`
+	ListType             string            `json:"x-kubernetes-list-type"`
+	ListMapKeys          []string          `json:"x-kubernetes-list-map-keys"`
 }
 
 // check returns what is wrong with a value, in the order of its fields.

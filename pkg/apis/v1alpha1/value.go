@@ -91,6 +91,46 @@ func (v Values) Decode() (map[string]any, error) {
 	return out, nil
 }
 
+// Input declares one input of a team.
+type Input struct {
+	// Name of the input.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=128
+	// +kubebuilder:validation:Pattern=`^[A-Za-z_][A-Za-z0-9_-]*$`
+	Name string `json:"name"`
+	// Type of the input. A text that is given for another type is converted if it can be.
+	// +kubebuilder:default=string
+	// +optional
+	Type InputType `json:"type,omitempty"`
+	// Description of the input for people.
+	// +kubebuilder:validation:MaxLength=4096
+	// +optional
+	Description string `json:"description,omitempty"`
+	// Required refuses a run that has no value for the input.
+	// +optional
+	Required bool `json:"required,omitempty"`
+	// Default is the value when none is given.
+	// +optional
+	Default *Value `json:"default,omitempty"`
+	// Enum lists the only values that are allowed.
+	// +kubebuilder:validation:MaxItems=256
+	// +listType=atomic
+	// +optional
+	Enum []Value `json:"enum,omitempty"`
+}
+
+// InputType is the type of an input.
+// +kubebuilder:validation:Enum=string;number;boolean;object;array
+type InputType string
+
+const (
+	InputString  InputType = "string"
+	InputNumber  InputType = "number"
+	InputBoolean InputType = "boolean"
+	InputObject  InputType = "object"
+	InputArray   InputType = "array"
+)
+
 // Reference names another ark object in the same namespace.
 type Reference struct {
 	// Name of the object.

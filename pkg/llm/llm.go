@@ -20,7 +20,9 @@ import (
 type Provider interface {
 	// Chat streams one answer. onChunk, which may be nil, hears text as it arrives, in order, on the calling
 	// goroutine; it must not block. The response is whole or there is an *Error: half an answer is never returned
-	// as an answer.
+	// as an answer. With a Schema the provider asks for it in the server's own structured output where that can
+	// express the schema and no tools are offered, else it adds SchemaInstruction to the system message; whether the
+	// answer fits stays the caller's to check.
 	Chat(ctx context.Context, req Request, onChunk func(Chunk)) (*Response, error)
 	// Name is the provider's name in telemetry (gen_ai.provider.name): "openai", "anthropic", "mock".
 	Name() string
@@ -67,7 +69,7 @@ type Request struct {
 	Model       string
 	Messages    []Message // system first
 	Tools       []Tool
-	Schema      json.RawMessage // JSON Schema of the answer; the provider uses structured output if the server can
+	Schema      json.RawMessage // JSON Schema of the answer, see Provider
 	MaxTokens   int64           // output cap, > 0
 	Temperature *float64
 	TopP        *float64
@@ -93,7 +95,8 @@ const (
 	FinishStop      FinishReason = "stop"
 	FinishLength    FinishReason = "length" // cut at MaxTokens
 	FinishToolCalls FinishReason = "tool_calls"
-	FinishFiltered  FinishReason = "content_filter"
+	// FinishFiltered never reaches a caller as a Response: Chat makes an *Error with ContentFiltered of it.
+	FinishFiltered FinishReason = "content_filter"
 )
 
 // Response is a whole answer.
@@ -103,9 +106,11 @@ type Response struct {
 	Finish  FinishReason `json:"finish"`
 	Model   string       `json:"model,omitempty"` // as the server names it
 	ID      string       `json:"id,omitempty"`
-	// UsageMissing says that the server reported no usage: Usage is then the upper bound that was reserved.
-	UsageMissing bool     `json:"usageMissing,omitempty"`
-	Notes        []string `json:"notes,omitempty"`
+	// UsageMissing says that the server reported no usage: Usage is then the upper bound, InputBound and MaxTokens.
+	UsageMissing bool `json:"usageMissing,omitempty"`
+	// Notes say what the request had to go without, such as tools that the server refused; the same sentence as in
+	// the Note of the *Error that the refusal was.
+	Notes []string `json:"notes,omitempty"`
 }
 
 // Error is a failed call.
@@ -131,9 +136,10 @@ func (e *Error) Error() string { return e.Message }
 func (e *Error) Unwrap() error { return e.Err }
 
 // InputBound is an upper bound of the input tokens of a request: a byte-level tokenizer makes no more tokens than
-// there are bytes, and each message and tool adds a few of the template's own.
+// there are bytes, and each message and tool adds a few of the template's own. A schema counts with the words of
+// SchemaInstruction.
 func InputBound(req Request) int64 {
-	const perMessage, perTool, perRequest = 16, 64, 64
+	const perMessage, perTool, perRequest, perSchema = 16, 64, 64, 256
 	n := int64(perRequest)
 	for _, m := range req.Messages {
 		n += perMessage + int64(len(m.Text)+len(m.ToolID)+len(m.ToolName))
@@ -144,5 +150,8 @@ func InputBound(req Request) int64 {
 	for _, t := range req.Tools {
 		n += perTool + int64(len(t.Name)+len(t.Description)+len(t.Schema))
 	}
-	return n + int64(len(req.Schema))
+	if len(req.Schema) > 0 {
+		n += perSchema + int64(len(req.Schema))
+	}
+	return n
 }

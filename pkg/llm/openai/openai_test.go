@@ -1,0 +1,75 @@
+package openai_test
+
+import (
+	"encoding/json"
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"arkonis.dev/ark/pkg/llm"
+	"arkonis.dev/ark/pkg/llm/modelserver"
+	"arkonis.dev/ark/pkg/llm/openai"
+	"arkonis.dev/ark/pkg/task"
+)
+
+// serve starts a model server, and a provider that talks to it with short times.
+func serve(t *testing.T, c modelserver.Config) (*modelserver.Server, *openai.Provider) {
+	t.Helper()
+	s, err := modelserver.Start(t.Context(), c)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = s.Close() })
+	return s, provider(t, openai.Config{BaseURL: s.URL(), APIKey: "sk-test-secret"})
+}
+
+func provider(t *testing.T, c openai.Config) *openai.Provider {
+	t.Helper()
+	if c.HTTPClient == nil {
+		transport := &http.Transport{MaxResponseHeaderBytes: 256 << 10, MaxIdleConnsPerHost: 8}
+		t.Cleanup(transport.CloseIdleConnections)
+		c.HTTPClient = &http.Client{Transport: transport}
+	}
+	p, err := openai.New(c)
+	require.NoError(t, err)
+	return p
+}
+
+func ask(prompt string) llm.Request {
+	return llm.Request{
+		Model: "m", MaxTokens: 100, Key: "task-1",
+		Messages: []llm.Message{{Role: llm.RoleSystem, Text: "be brief"}, {Role: llm.RoleUser, Text: prompt}},
+	}
+}
+
+func TestAnswerStreams(t *testing.T) {
+	t.Parallel()
+	s, p := serve(t, modelserver.Config{})
+	var heard string
+	res, err := p.Chat(t.Context(), ask("hello"), func(c llm.Chunk) { heard += c.Text })
+	require.NoError(t, err)
+	require.Equal(t, &llm.Response{
+		Message: llm.Message{Role: llm.RoleAssistant, Text: "echo: hello"},
+		Usage:   task.Usage{InputTokens: 4, OutputTokens: 3},
+		Finish:  llm.FinishStop,
+		Model:   "m",
+		ID:      "chatcmpl-2",
+	}, res)
+	require.Equal(t, "echo: hello", heard)
+
+	calls, err := s.Wait(t.Context(), 1)
+	require.NoError(t, err)
+	require.Len(t, calls, 1)
+	require.Equal(t, "task-1", calls[0].Key)
+	require.Equal(t, "Bearer sk-test-secret", calls[0].Header.Get("Authorization"))
+	require.Equal(t, http.StatusOK, calls[0].Status)
+	require.True(t, calls[0].Whole)
+	require.WithinRange(t, calls[0].Answered, calls[0].In, time.Now())
+	requireJSON(t, `{"messages":[{"content":"be brief","role":"system"},{"content":"hello","role":"user"}],"model":"m","max_tokens":100,"stream_options":{"include_usage":true},"stream":true}`, calls[0].Body)
+}
+
+// requireJSON compares byte by byte.
+func requireJSON(t *testing.T, want string, got json.RawMessage) {
+	t.Helper()
+	require.Equal(t, want, string(got))
+}

@@ -1,0 +1,151 @@
+package local
+
+import (
+	"fmt"
+	"strings"
+	"time"
+	"unicode"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	v1alpha1 "arkonis.dev/ark/pkg/apis/v1alpha1"
+)
+
+// scene is what a view of a run is drawn from: the runs that belong together and what their tasks say of themselves.
+type scene struct {
+	runs  []sceneRun        // the run that was asked for first, then its child runs
+	tools map[string]string // task id -> the tool that is being called
+}
+
+// sceneRun is one run. A child run stands below the step whose task it is.
+type sceneRun struct {
+	task   string // of the step in the parent run, empty for the first run
+	status v1alpha1.ArkRunStatus
+}
+
+// row is one line of a view.
+type row struct {
+	path       string // names the row among all: "review", "review/analyst-1"
+	name       string
+	depth      int
+	agent      string
+	phase      v1alpha1.StepPhase
+	attempts   int32
+	iterations int32
+	detail     string // the tool being called, what is waited for, or what went wrong
+	tokens     int64
+	start, end time.Time // zero when not yet
+}
+
+// rows lists the steps of a scene, delegated work and child runs below their parents.
+func (s scene) rows() []row {
+	if len(s.runs) == 0 {
+		return nil
+	}
+	return s.runRows(nil, s.runs[0].status.Steps, "", 0)
+}
+
+func (s scene) runRows(out []row, steps []v1alpha1.StepStatus, path string, depth int) []row {
+	known := make(map[string]bool, len(steps))
+	for i := range steps {
+		known[steps[i].Name] = true
+	}
+	for i := range steps {
+		if !known[steps[i].Parent] { // delegated work whose parent is not shown stands on its own
+			out = s.stepRows(out, steps, &steps[i], path, depth)
+		}
+	}
+	return out
+}
+
+func (s scene) stepRows(out []row, steps []v1alpha1.StepStatus, step *v1alpha1.StepStatus, path string, depth int) []row {
+	r := s.row(step)
+	r.name = strings.TrimPrefix(step.Name, step.Parent+"/")
+	r.path, r.depth = path+step.Name, depth
+	out = append(out, r)
+	for i := range steps {
+		if steps[i].Parent == step.Name && steps[i].Name != step.Name {
+			out = s.stepRows(out, steps, &steps[i], path, depth+1)
+		}
+	}
+	for _, child := range s.runs[1:] {
+		if child.task != "" && child.task == step.TaskID {
+			out = s.runRows(out, child.status.Steps, path+step.Name+"/", depth+1)
+		}
+	}
+	return out
+}
+
+func (s scene) row(step *v1alpha1.StepStatus) row {
+	r := row{
+		agent: step.Agent, phase: step.Phase, attempts: step.Attempts, iterations: step.Iterations,
+		tokens: tokens(step.TokenUsage).Total, start: at(step.StartTime), end: at(step.CompletionTime),
+	}
+	switch step.Phase {
+	case v1alpha1.StepRunning:
+		if tool := s.tools[step.TaskID]; tool != "" {
+			r.detail = "calls " + tool
+		}
+	case v1alpha1.StepWaiting:
+		r.detail = step.Message
+	case v1alpha1.StepFailed:
+		r.detail = joined(step.Reason, step.Message)
+	}
+	if step.SelectedCapability != "" && r.detail == "" {
+		r.detail = "routed to " + step.SelectedCapability
+	}
+	r.detail = plain(r.detail)
+	return r
+}
+
+// elapsed is the time that a step has taken so far.
+func (r row) elapsed(now time.Time) time.Duration {
+	switch {
+	case r.start.IsZero():
+		return 0
+	case r.end.IsZero():
+		return max(0, now.Sub(r.start))
+	default:
+		return max(0, r.end.Sub(r.start))
+	}
+}
+
+func at(t *metav1.MicroTime) time.Time {
+	if t == nil {
+		return time.Time{}
+	}
+	return t.Time
+}
+
+func between(start, end *metav1.MicroTime) time.Duration {
+	if start == nil || end == nil {
+		return 0
+	}
+	return max(0, end.Sub(start.Time))
+}
+
+// seconds is a duration for people: 0.2s, 6.3s, 2m3s.
+func seconds(d time.Duration) string {
+	switch {
+	case d >= time.Minute:
+		return d.Round(time.Second).String()
+	case d < 100*time.Millisecond && d > 0:
+		return fmt.Sprintf("%dms", d.Milliseconds())
+	default:
+		return fmt.Sprintf("%.1fs", d.Seconds())
+	}
+}
+
+// plain makes one line of a text that others wrote, without anything that a terminal would obey.
+func plain(s string) string {
+	clean := strings.Map(func(r rune) rune {
+		if unicode.IsSpace(r) {
+			return ' '
+		}
+		if !unicode.IsPrint(r) {
+			return -1
+		}
+		return r
+	}, s)
+	return strings.Join(strings.Fields(clean), " ")
+}

@@ -1,0 +1,192 @@
+package local
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/rogpeppe/go-internal/txtar"
+	"github.com/stretchr/testify/require"
+	"sigs.k8s.io/yaml"
+
+	v1alpha1 "arkonis.dev/ark/pkg/apis/v1alpha1"
+)
+
+var update = flag.Bool("update", false, "write what the tests saw into their scenario files")
+
+// TestViews runs testdata/view/*.txtar: each *.yaml file of an archive is a moment of a run; "lines" is what a pipe
+// sees of all moments, and *.frame what a terminal of 100 by 12 shows at each.
+func TestViews(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob("testdata/view/*.txtar")
+	require.NoError(t, err)
+	require.NotEmpty(t, files)
+	for _, name := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(name), ".txtar"), func(t *testing.T) {
+			t.Parallel()
+			got, err := txtar.ParseFile(name)
+			require.NoError(t, err)
+			want := string(txtar.Format(got))
+			play(t, got)
+			if *update {
+				require.NoError(t, os.WriteFile(name, txtar.Format(got), 0o644))
+				return
+			}
+			require.Empty(t, cmp.Diff(want, string(txtar.Format(got))), "run with -update to accept")
+		})
+	}
+}
+
+type moment struct {
+	Now   time.Time              `json:"now"`
+	Run   v1alpha1.ArkRunStatus  `json:"run"`
+	Child *v1alpha1.ArkRunStatus `json:"child"`
+	Task  string                 `json:"task"` // of the child
+	Tools map[string]string      `json:"tools"`
+	Chunk map[string]string      `json:"chunk"`
+}
+
+func play(t *testing.T, a *txtar.Archive) {
+	var moments []txtar.File
+	for _, f := range a.Files {
+		if strings.HasSuffix(f.Name, ".yaml") {
+			moments = append(moments, f)
+		}
+	}
+	var lines bytes.Buffer
+	view := newLineView(&lines)
+	a.Files = nil
+	for _, f := range moments {
+		var m moment
+		require.NoError(t, yaml.UnmarshalStrict(f.Data, &m), f.Name)
+		s := scene{runs: []sceneRun{{status: m.Run}}, tools: m.Tools}
+		if m.Child != nil {
+			s.runs = append(s.runs, sceneRun{task: m.Task, status: *m.Child})
+		}
+		view.show(s)
+		for step, text := range m.Chunk {
+			view.chunk(step, text)
+		}
+		frame := strings.Join(frame(s.rows(), m.Now, 100, 12, false), "\n") + "\n"
+		a.Files = append(a.Files, f, txtar.File{Name: strings.TrimSuffix(f.Name, ".yaml") + ".frame", Data: []byte(frame)})
+	}
+	view.finish("Run Succeeded in 6.3s - 2466 tokens")
+	a.Files = append(a.Files, txtar.File{Name: "lines", Data: lines.Bytes()})
+}
+
+// A terminal view leaves exactly the last frame and the summary on the screen, whatever was drawn before.
+func TestLiveViewRedrawsInPlace(t *testing.T) {
+	t.Parallel()
+	var out bytes.Buffer
+	v := newLiveView(&out, Terminal{Size: func() (int, int) { return 60, 10 }})
+	v.show(scene{runs: []sceneRun{{status: v1alpha1.ArkRunStatus{Steps: []v1alpha1.StepStatus{
+		{Name: "a", Phase: v1alpha1.StepRunning}, {Name: "b", Phase: v1alpha1.StepPending},
+	}}}}})
+	_, err := fmt.Fprintln(v, "a log line")
+	require.NoError(t, err)
+	v.show(scene{runs: []sceneRun{{status: v1alpha1.ArkRunStatus{Steps: []v1alpha1.StepStatus{
+		{Name: "a", Phase: v1alpha1.StepSucceeded}, {Name: "b", Phase: v1alpha1.StepSkipped},
+	}}}}})
+	v.finish("done")
+	require.Equal(t, []string{"a log line", " ✓ a    Succeeded", " - b    Skipped", "done"}, screen(t, out.String()))
+}
+
+// screen plays what was written to a terminal and returns the lines that stand there at the end.
+func screen(t *testing.T, written string) []string {
+	var lines []string
+	row := 0
+	for len(written) > 0 {
+		var up int
+		switch {
+		case strings.HasPrefix(written, "\x1b[?7l"), strings.HasPrefix(written, "\x1b[?7h"):
+			written = written[5:]
+		case strings.HasPrefix(written, "\r"):
+			written = written[1:]
+		case strings.HasPrefix(written, "\x1b[K"):
+			lines = append(lines, "")[:max(row+1, len(lines))]
+			lines[row], written = "", written[3:]
+		case strings.HasPrefix(written, "\x1b[J"):
+			lines, written = lines[:min(row, len(lines))], written[3:]
+		case strings.HasPrefix(written, "\x1b["):
+			_, err := fmt.Sscanf(written, "\x1b[%dA", &up)
+			require.NoError(t, err)
+			row -= up
+			written = written[strings.Index(written, "A")+1:]
+		default:
+			text, rest, found := strings.Cut(written, "\n")
+			require.True(t, found, "every line ends")
+			if row == len(lines) {
+				lines = append(lines, "")
+			}
+			lines[row] = strings.TrimRight(text, " ")
+			row++
+			written = rest
+		}
+	}
+	return lines
+}
+
+func TestReportJSON(t *testing.T) {
+	t.Parallel()
+	var run v1alpha1.ArkRun
+	require.NoError(t, yaml.UnmarshalStrict([]byte(`
+metadata: {name: newsroom-run-0123456789}
+spec: {teamRef: {name: newsroom}}
+status:
+  phase: Failed
+  message: "step writer failed: ProviderAuth: the server refuses the key"
+  failedStep: writer
+  startTime: "2026-01-02T03:04:05.000000Z"
+  completionTime: "2026-01-02T03:04:06.250000Z"
+  totalTokenUsage: {inputTokens: 30, outputTokens: 12, cachedTokens: 8, totalTokens: 42}
+  conditions: [{type: Complete, status: "True", reason: StepFailed, message: "", lastTransitionTime: null}]
+  steps:
+  - {name: researcher, agent: newsroom-researcher, phase: Succeeded, attempts: 1, output: "<facts>", tokenUsage: {inputTokens: 30, outputTokens: 12, totalTokens: 42},
+     startTime: "2026-01-02T03:04:05.000000Z", completionTime: "2026-01-02T03:04:06.000000Z"}
+  - {name: writer, agent: newsroom-writer, phase: Failed, attempts: 1, reason: ProviderAuth, message: "the server refuses the key"}
+`), &run))
+	var out bytes.Buffer
+	require.NoError(t, newReport(&run, "").WriteJSON(&out))
+	require.Equal(t, `{
+  "run": "newsroom-run-0123456789",
+  "team": "newsroom",
+  "status": "Failed",
+  "reason": "StepFailed",
+  "message": "step writer failed: ProviderAuth: the server refuses the key",
+  "durationMs": 1250,
+  "tokens": {
+    "input": 30,
+    "output": 12,
+    "cached": 8,
+    "total": 42
+  },
+  "output": "",
+  "steps": [
+    {
+      "name": "researcher",
+      "agent": "newsroom-researcher",
+      "status": "Succeeded",
+      "tokens": 42,
+      "durationMs": 1000,
+      "attempts": 1,
+      "output": "<facts>"
+    },
+    {
+      "name": "writer",
+      "agent": "newsroom-writer",
+      "status": "Failed",
+      "tokens": 0,
+      "durationMs": 0,
+      "attempts": 1,
+      "error": "ProviderAuth: the server refuses the key"
+    }
+  ]
+}
+`, out.String())
+}

@@ -55,6 +55,11 @@ func finishFile(file string) (kind string, schema map[string]any, err error) {
 		return "", nil, err
 	}
 	bound(schema)
+	walk(schema, func(node map[string]any) {
+		if node["x-kubernetes-preserve-unknown-fields"] == true {
+			node["nullable"] = true
+		}
+	})
 	if kind == "ArkTeam" {
 		roles, err := at(schema, "properties", "spec", "properties", "roles")
 		if err != nil {

@@ -2,8 +2,8 @@
 // pkg/apis/v1alpha1 checks documents with.
 //
 // What markers cannot say is added here: below the roles of an ArkTeam there are no defaults (a role that says
-// nothing must stay distinguishable from one that says the default), and what the types of k8s.io/api leave
-// unbounded gets a bound. It is a step of `make generate` and does nothing the second time.
+// nothing must stay distinguishable from one that says the default), what the types of k8s.io/api leave
+// unbounded gets a bound, and a field that takes any value takes null too. It is a step of `make generate` and does nothing the second time.
 //
 //	crdfinish <folder of CRDs> <Go file to write>
 package main

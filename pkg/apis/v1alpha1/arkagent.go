@@ -85,7 +85,7 @@ type AgentTemplate struct {
 	// +optional
 	Image string `json:"image,omitempty"`
 	// Tools are HTTP calls that the agent may make.
-	// +kubebuilder:validation:MaxItems=128
+	// +kubebuilder:validation:MaxItems=64
 	// +listType=map
 	// +listMapKey=name
 	// +optional

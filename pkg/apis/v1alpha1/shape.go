@@ -107,12 +107,16 @@ func (s *shape) checkIntOrString(path *field.Path, value any) field.ErrorList {
 func (s *shape) checkObject(path *field.Path, object map[string]any) field.ErrorList {
 	var errs field.ErrorList
 	for _, name := range s.Required {
-		if _, ok := object[name]; !ok {
+		if object[name] == nil {
 			errs = append(errs, field.Required(child(path, name), ""))
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(object)) {
 		switch {
+		case object[name] == nil: // the API server drops it, but for fields that take any value
+			if s.Properties[name] == nil && s.AdditionalProperties == nil && !s.Preserve {
+				errs = append(errs, field.Invalid(child(path, name), field.OmitValueType{}, s.unknown(name)))
+			}
 		case s.Properties[name] != nil:
 			errs = append(errs, s.Properties[name].check(child(path, name), object[name])...)
 		case s.AdditionalProperties != nil:

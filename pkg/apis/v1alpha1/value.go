@@ -166,7 +166,7 @@ type SecretSource struct {
 }
 
 // Header is one HTTP header. Its value comes from exactly one place.
-// +kubebuilder:validation:XValidation:rule="[has(self.value), has(self.secretKeyRef), has(self.valueFrom)].filter(x, x).size() == 1",message="a header takes its value from exactly one of value, secretKeyRef and valueFrom"
+// +kubebuilder:validation:XValidation:rule="has(self.value) ? !has(self.secretKeyRef) && !has(self.valueFrom) : has(self.secretKeyRef) != has(self.valueFrom)",message="a header takes its value from exactly one of value, secretKeyRef and valueFrom"
 type Header struct {
 	// Name of the header.
 	// +kubebuilder:validation:MinLength=1

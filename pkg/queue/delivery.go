@@ -1,0 +1,181 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"arkonis.dev/ark/pkg/task"
+	"github.com/nats-io/nats.go"
+)
+
+// What a consumer answers about a message.
+const (
+	ackDone       = "+ACK"
+	ackInProgress = "+WPI"
+	ackTerm       = "+TERM"
+	ackNak        = "-NAK"
+)
+
+// buryRetry is how long a message that cannot be read rests when it cannot be put away either.
+const buryRetry = time.Minute
+
+// Delivery is one task in the hands of this process. It ends with Ack, Nak, Term or Release, which free its slot;
+// until then InProgress must be called more often than AckWait, or the task is given to somebody else as well. An
+// acknowledgement is no fence: it is taken from a process that was too slow, too.
+type Delivery struct {
+	Task       *task.Task // complete, and the one that the subject names
+	Deliveries int        // 1 for the first
+	Stored     time.Time  // when the task was queued, by the server's clock
+
+	tasks *Tasks
+	msg   *nats.Msg
+	slot  sync.Once
+}
+
+// newDelivery reads a message. With an error the delivery is good for putting the message away only.
+func newDelivery(t *Tasks, m *nats.Msg) (*Delivery, error) {
+	d := &Delivery{tasks: t, msg: m}
+	meta, err := m.Metadata()
+	if err != nil {
+		return d, fmt.Errorf("read delivery: %w", err)
+	}
+	d.Deliveries, d.Stored = int(min(meta.NumDelivered, 1<<30)), meta.Timestamp
+	body, err := task.Decode[task.Task](m.Data)
+	if err != nil {
+		return d, err
+	}
+	if taskSubject(body.Namespace, body.Agent, body.ID) != m.Subject {
+		return d, fmt.Errorf("subject %s holds %s", m.Subject, KeyOf(body))
+	}
+	d.Task = body
+	return d, nil
+}
+
+// Key names the task.
+func (d *Delivery) Key() Key { return KeyOf(d.Task) }
+
+// Context returns ctx with the trace of whoever submitted the task.
+func (d *Delivery) Context(ctx context.Context) context.Context { return Extract(ctx, d.msg.Header) }
+
+// InProgress tells the server that the task is still worked on: AckWait begins anew.
+func (d *Delivery) InProgress() error {
+	if err := d.tasks.q.nc.Publish(d.msg.Reply, []byte(ackInProgress)); err != nil {
+		return fmt.Errorf("keep %s: %w", d.Key(), notStored(err))
+	}
+	return nil
+}
+
+// Ack ends the task: it is removed from the queue. It returns when the server has said so; after an error the task
+// may come again, and its result tells that it is done.
+func (d *Delivery) Ack(ctx context.Context) error {
+	defer d.Release()
+	if err := d.answer(ctx, ackDone); err != nil {
+		return fmt.Errorf("acknowledge %s: %w", d.Key(), err)
+	}
+	return nil
+}
+
+// Nak hands the task back, to be delivered again after the delay (at once if 0), to this process or another one.
+func (d *Delivery) Nak(delay time.Duration) error {
+	defer d.Release()
+	if err := nak(d.tasks.q.nc, d.msg.Reply, delay); err != nil {
+		return fmt.Errorf("hand back %s: %w", d.Key(), err)
+	}
+	return nil
+}
+
+// Term copies the task to StreamDead, with the reason, and removes it from the queue. Without the copy it stays, and
+// comes again after AckWait.
+func (d *Delivery) Term(ctx context.Context, reason string) error {
+	defer d.Release()
+	if err := d.tasks.q.bury(ctx, d.msg, StreamTasks, reason); err != nil {
+		return fmt.Errorf("put away %s: %w", d.Key(), err)
+	}
+	if err := d.answer(ctx, ackTerm+" "+reason); err != nil {
+		return fmt.Errorf("put away %s: %w", d.Key(), err)
+	}
+	return nil
+}
+
+// Release frees the slot and says nothing to the server: the task comes again after AckWait unless somebody else
+// ends it. It may be called after Ack, Nak and Term.
+func (d *Delivery) Release() { d.slot.Do(d.tasks.release) }
+
+// answer sends an acknowledgement and waits until the server confirms it.
+func (d *Delivery) answer(ctx context.Context, what string) error {
+	if err := ended(ctx); err != nil {
+		return err
+	}
+	ctx, cancel := d.tasks.q.bounded(ctx)
+	defer cancel()
+	_, err := d.tasks.q.nc.RequestWithContext(ctx, d.msg.Reply, []byte(what))
+	return classify(err)
+}
+
+// handBack is for deliveries that nobody took.
+func (d *Delivery) handBack() {
+	defer d.Release()
+	if err := nak(d.tasks.q.nc, d.msg.Reply, 0); err != nil {
+		d.tasks.q.cfg.Logger.Debug("task was not handed back, it comes again later", "subject", d.msg.Subject, "error", err)
+	}
+}
+
+func nak(nc *nats.Conn, reply string, delay time.Duration) error {
+	body := ackNak
+	if delay > 0 {
+		body = fmt.Sprintf(`%s {"delay": %d}`, ackNak, delay.Nanoseconds())
+	}
+	if err := nc.Publish(reply, []byte(body)); err != nil {
+		return notStored(err)
+	}
+	return nil
+}
+
+// bury puts away a message that cannot be read: the task gets a failed result, so that its run goes on, StreamDead a
+// copy, and the queue is rid of it. When that is not possible now, it is tried again later.
+func (t *Tasks) bury(d *Delivery, cause error) {
+	defer d.Release()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.ctx), t.q.cfg.Timeout)
+	defer cancel()
+	log := t.q.cfg.Logger.With("subject", d.msg.Subject, "cause", cause)
+	err := errors.Join(t.failUnread(ctx, d.msg, cause), t.q.bury(ctx, d.msg, StreamTasks, cause.Error()))
+	if err == nil {
+		err = d.answer(ctx, ackTerm)
+	}
+	if err == nil {
+		log.Error("task cannot be read, it was put away", "stream", StreamDead)
+		return
+	}
+	log.Error("task cannot be read and cannot be put away yet", "error", err)
+	if err := nak(t.q.nc, d.msg.Reply, buryRetry); err != nil {
+		log.Debug("task was not handed back, it comes again later", "error", err)
+	}
+}
+
+// failUnread publishes the result of a task whose body cannot be read, when its message says which run it is of.
+func (t *Tasks) failUnread(ctx context.Context, m *nats.Msg, cause error) error {
+	key, ok := unreadKey(m)
+	if !ok {
+		return nil
+	}
+	_, err := t.q.PublishResult(ctx, key, &task.Result{
+		Version: task.Version,
+		TaskID:  key.TaskID,
+		Status:  task.Failed,
+		Error:   task.Errorf(task.CodeBadTask, "the task cannot be read: %s", clip(cause.Error(), 500)),
+	})
+	return err
+}
+
+// unreadKey names the task of a message by its subject and headers alone.
+func unreadKey(m *nats.Msg) (Key, bool) {
+	run := m.Header.Get(headerRun)
+	if run == "" {
+		return Key{}, false
+	}
+	kind, key, err := parseKey(insertRun(m.Subject, run))
+	return key, err == nil && kind == "task"
+}

@@ -1,0 +1,103 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"arkonis.dev/ark/pkg/task"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// PurgeRun removes everything that the streams hold of runs that nobody needs any more: results, journals, budgets and
+// payloads.
+//
+// Tasks that are still queued are withdrawn, not deleted: a consumer must not lose messages that it may have given
+// out. They get a Cancelled result, and whoever pulls them acknowledges them. Until that has happened their run keeps
+// its records, so that no task is worked on again; waiting counts these tasks. Call it again later when it is not 0.
+func (q *Queue) PurgeRun(ctx context.Context, runUIDs ...string) (waiting int, err error) {
+	if slices.Contains(runUIDs, "") {
+		return 0, errors.New("remove runs: a run has an empty uid")
+	}
+	queued, err := q.queuedTasks(ctx, runUIDs)
+	if err != nil {
+		return 0, fmt.Errorf("remove runs: look for queued tasks: %w", err)
+	}
+	var errs []error
+	for _, uid := range runUIDs {
+		if keys := queued[uid]; len(keys) > 0 {
+			waiting += len(keys)
+			errs = append(errs, q.withdraw(ctx, keys))
+			continue
+		}
+		if err := q.purge(ctx, uid); err != nil {
+			errs = append(errs, fmt.Errorf("run %s: %w", uid, err))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return waiting, fmt.Errorf("remove runs: %w", err)
+	}
+	return waiting, nil
+}
+
+// queuedTasks finds the tasks of some runs that are not acknowledged, by their run.
+func (q *Queue) queuedTasks(ctx context.Context, runUIDs []string) (map[string][]Key, error) {
+	wanted := make(map[string]bool, len(runUIDs))
+	for _, uid := range runUIDs {
+		wanted[uid] = true
+	}
+	found := map[string][]Key{}
+	for seq := uint64(1); ; seq++ {
+		m, err := q.tasks.GetMsg(ctx, seq, jetstream.WithGetMsgSubject("ark.task.>"))
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			return found, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
+		}
+		seq = m.Sequence
+		if key, ok := unreadKey(&nats.Msg{Subject: m.Subject, Header: m.Header}); ok && wanted[key.RunUID] {
+			found[key.RunUID] = append(found[key.RunUID], key)
+		}
+	}
+}
+
+func (q *Queue) withdraw(ctx context.Context, keys []Key) error {
+	const reason = "the run was removed"
+	var errs []error
+	for _, key := range keys {
+		_, err := q.PublishResult(ctx, key, &task.Result{
+			Version:   task.Version,
+			TaskID:    key.TaskID,
+			Status:    task.Cancelled,
+			Error:     task.Errorf(task.CodeCancelled, reason),
+			Completed: time.Now(),
+		})
+		errs = append(errs, err, q.HintCancel(key, reason))
+	}
+	return errors.Join(errs...)
+}
+
+// purge removes results last: as long as they are there, a task that comes again is known to be done.
+func (q *Queue) purge(ctx context.Context, uid string) error {
+	run := Token(uid)
+	for _, p := range []struct {
+		stream  jetstream.Stream
+		subject string
+	}{
+		{q.payloads, payloadPrefix(uid) + ">"},
+		{q.ledger, of("call", uid)},
+		{q.ledger, "ark.budget.*.run." + run},
+		{q.ledger, "ark.budget.*.step." + run + ".>"},
+		{q.results, of("delegated", uid)},
+		{q.results, of("result", uid)},
+	} {
+		if err := p.stream.Purge(ctx, jetstream.WithPurgeSubject(p.subject)); err != nil {
+			return fmt.Errorf("remove %s: %w", p.subject, err)
+		}
+	}
+	return nil
+}

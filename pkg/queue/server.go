@@ -1,0 +1,217 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+)
+
+// DefaultMaxPayload is the size in bytes of the largest message, headers included.
+const DefaultMaxPayload = 1 << 20
+
+const startTimeout = 30 * time.Second
+
+// ServerConfig says how the embedded server stores.
+type ServerConfig struct {
+	// StoreDir is the folder of the store, made if need be and locked while the server runs. Empty keeps everything
+	// in memory.
+	StoreDir string
+	// SyncAlways syncs every write before it is acknowledged: an acknowledged message survives a power cut. Without
+	// it the system's page cache is trusted, which survives the death of the process only.
+	SyncAlways bool
+	MaxPayload int32        // of a message in bytes, DefaultMaxPayload if 0
+	Logger     *slog.Logger // warnings and errors of the server; slog.Default() if nil
+}
+
+func (c *ServerConfig) validate() error {
+	if c.MaxPayload < 0 {
+		return fmt.Errorf("MaxPayload: %d is negative", c.MaxPayload)
+	}
+	if c.SyncAlways && c.StoreDir == "" {
+		return errors.New("SyncAlways: a server in memory has nothing to sync, set StoreDir")
+	}
+	if c.MaxPayload == 0 {
+		c.MaxPayload = DefaultMaxPayload
+	}
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	return nil
+}
+
+// Server is an embedded NATS server without a port: only this process can connect to it.
+type Server struct {
+	cfg  ServerConfig
+	ns   *server.Server
+	lock *dirLock // nil in memory
+	temp string   // removed at the end, "" on disk
+
+	mu    sync.Mutex
+	conns []*nats.Conn
+	stop  sync.Once
+}
+
+// StartServer starts the server and returns when it takes connections. The error is a LockedError when another
+// server, of this process or another one, uses the folder. The context bounds the start only; the caller ends the
+// server with Shutdown.
+func StartServer(ctx context.Context, cfg ServerConfig) (*Server, error) {
+	if err := cfg.validate(); err != nil {
+		return nil, fmt.Errorf("queue server: %w", err)
+	}
+	s := &Server{cfg: cfg}
+	if err := s.start(ctx); err != nil {
+		s.Shutdown()
+		return nil, fmt.Errorf("start queue server: %w", err)
+	}
+	return s, nil
+}
+
+func (s *Server) start(ctx context.Context) error {
+	dir, err := s.folder()
+	if err != nil {
+		return err
+	}
+	s.ns, err = server.NewServer(&server.Options{
+		ServerName:             "ark",
+		DontListen:             true,
+		NoSigs:                 true,
+		JetStream:              true,
+		DisableJetStreamBanner: true,
+		StoreDir:               dir,
+		SyncAlways:             s.cfg.SyncAlways,
+		MaxPayload:             s.cfg.MaxPayload,
+		// The streams carry the limits. The server's own would be taken from the memory and disk that happen to be
+		// free at the start, and a store that has grown could not be opened again.
+		JetStreamMaxMemory: math.MaxInt64 / 2,
+		JetStreamMaxStore:  math.MaxInt64 / 2,
+	})
+	if err != nil {
+		return err
+	}
+	s.ns.SetLoggerV2(serverLog{s.cfg.Logger}, false, false, false)
+	s.ns.Start()
+	return s.ready(ctx)
+}
+
+// folder locks the store, or makes a folder for what a server in memory still keeps on disk.
+func (s *Server) folder() (string, error) {
+	if s.cfg.StoreDir == "" {
+		dir, err := os.MkdirTemp("", "ark-")
+		s.temp = dir
+		return dir, err
+	}
+	if err := os.MkdirAll(s.cfg.StoreDir, 0o700); err != nil {
+		return "", fmt.Errorf("make store folder: %w", err)
+	}
+	lock, err := lockDir(s.cfg.StoreDir)
+	s.lock = lock
+	return s.cfg.StoreDir, err
+}
+
+func (s *Server) ready(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	ready := make(chan bool, 1)
+	go func() { ready <- s.ns.ReadyForConnections(startTimeout) }()
+	select {
+	case ok := <-ready:
+		if !ok || !s.ns.JetStreamEnabled() {
+			return fmt.Errorf("JetStream did not come up in folder %s", s.ns.StoreDir())
+		}
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// Connect opens a connection inside the process. Shutdown closes it.
+func (s *Server) Connect(name string) (*nats.Conn, error) {
+	nc, err := nats.Connect("", append(ConnectOptions(name, s.cfg.Logger), nats.InProcessServer(s.ns))...)
+	if err != nil {
+		return nil, fmt.Errorf("connect to queue server: %w", err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.conns = append(s.conns, nc)
+	return nc, nil
+}
+
+// Shutdown closes the connections, ends the server, waits until the store is closed and releases the folder. It may
+// be called more than once.
+func (s *Server) Shutdown() {
+	s.stop.Do(func() {
+		s.mu.Lock()
+		for _, nc := range s.conns {
+			nc.Close()
+		}
+		s.mu.Unlock()
+		if s.ns != nil {
+			s.ns.Shutdown()
+			s.ns.WaitForShutdown()
+		}
+		if s.temp != "" {
+			if err := os.RemoveAll(s.temp); err != nil {
+				s.cfg.Logger.Warn("temporary folder of the queue server was not removed", "error", err)
+			}
+		}
+		s.lock.release()
+	})
+}
+
+// ConnectOptions are the settings of every connection of ark: it reconnects for ever, keeps nothing for later while it
+// is cut off (a publish fails at once instead), and notices a dead server within 20 s.
+func ConnectOptions(name string, logger *slog.Logger) []nats.Option {
+	return []nats.Option{
+		nats.Name(name),
+		nats.MaxReconnects(-1),
+		nats.ReconnectWait(200 * time.Millisecond),
+		nats.ReconnectBufSize(-1),
+		nats.PingInterval(10 * time.Second),
+		nats.MaxPingsOutstanding(2),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+			logger.Warn("queue connection", "connection", name, "error", err)
+		}),
+		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
+			if err != nil {
+				logger.Warn("queue connection lost", "connection", name, "error", err)
+			}
+		}),
+	}
+}
+
+// serverLog passes what the server says to slog: notices are detail, a "fatal" of the server does not end ark.
+type serverLog struct{ log *slog.Logger }
+
+func (l serverLog) Noticef(format string, v ...any) { l.detail(format, v) }
+func (l serverLog) Debugf(format string, v ...any)  { l.detail(format, v) }
+func (l serverLog) Tracef(format string, v ...any)  { l.detail(format, v) }
+
+func (l serverLog) Warnf(format string, v ...any) {
+	l.log.Warn("queue server", "message", fmt.Sprintf(format, v...))
+}
+
+func (l serverLog) Errorf(format string, v ...any) {
+	l.log.Error("queue server", "message", fmt.Sprintf(format, v...))
+}
+
+func (l serverLog) Fatalf(format string, v ...any) { l.Errorf(format, v...) }
+
+func (l serverLog) detail(format string, v []any) {
+	l.log.Debug("queue server", "message", lazy{format, v})
+}
+
+// lazy is formatted only when somebody reads it.
+type lazy struct {
+	format string
+	args   []any
+}
+
+func (l lazy) LogValue() slog.Value { return slog.StringValue(fmt.Sprintf(l.format, l.args...)) }

@@ -48,6 +48,7 @@ const (
 	KeyAgent     = keyAgentName
 	KeyNamespace = attribute.Key("k8s.namespace.name")
 	KeyTakeOver  = attribute.Key("ark.task.take_over")
+	KeyRole      = attribute.Key("ark.role.name")
 )
 
 // Usage is what a model call used, in tokens. Cached is part of Input, Reasoning of Output.

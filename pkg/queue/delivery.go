@@ -104,6 +104,12 @@ func (d *Delivery) Term(ctx context.Context, reason string) error {
 // ends it. It may be called after Ack, Nak and Term.
 func (d *Delivery) Release() { d.slot.Do(d.tasks.release) }
 
+// Yield frees the slot for a while: the task waits for others, which may need it. Each Yield is followed by one Resume.
+func (d *Delivery) Yield() { d.tasks.release() }
+
+// Resume takes the slot again, also when none is free; what was asked for meanwhile still arrives.
+func (d *Delivery) Resume() { d.tasks.take() }
+
 // answer sends an acknowledgement and waits until the server confirms it.
 func (d *Delivery) answer(ctx context.Context, what string) error {
 	if err := ended(ctx); err != nil {

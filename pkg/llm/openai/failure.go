@@ -53,7 +53,7 @@ func (c *call) broken(parent, ctx context.Context, err error, a *answer, head []
 		e.Message, e.Err = c.sentence(fmt.Sprintf("was silent for %s", c.p.idle), "", "see whether it is overloaded"), errIdle
 	case errors.Is(err, errTooMuch):
 		e.Retry, e.Err = false, errTooMuch
-		e.Message = c.sentence("answered more than any model writes", string(head), "see what answers at this address")
+		e.Message = c.sentence("answered more than any model writes", "", "see what answers at this address")
 	case errors.Is(err, errNoAnswer), errors.Is(err, errEncoded):
 		e.Err = errNoAnswer
 		e.Message = c.sentence("answered something that is no answer of chat completions", garbage(err, head), "check the base URL")

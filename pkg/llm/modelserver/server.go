@@ -47,6 +47,7 @@ type Call struct {
 	N        int             `json:"n"` // from 1, in the order of arrival
 	In       time.Time       `json:"in"`
 	Answered time.Time       `json:"answered,omitzero"` // when the server was done with it
+	URL      string          `json:"url"`               // path and query
 	Key      string          `json:"key,omitempty"`     // Idempotency-Key
 	Header   http.Header     `json:"-"`
 	Body     json.RawMessage `json:"body"`   // the whole request
@@ -222,7 +223,7 @@ func (s *Server) wait(ctx context.Context, there func() bool) ([]Call, error) {
 const requestLimit = 64 << 20
 
 func (s *Server) chat(w http.ResponseWriter, r *http.Request) {
-	call := Call{In: time.Now(), Key: r.Header.Get("Idempotency-Key"), Header: r.Header.Clone()}
+	call := Call{In: time.Now(), URL: r.URL.RequestURI(), Key: r.Header.Get("Idempotency-Key"), Header: r.Header.Clone()}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, requestLimit))
 	call.Body = body
 	if err == nil {

@@ -103,12 +103,10 @@ func (r *reader) object() error {
 	return nil
 }
 
-// next takes in one line of an event stream. done is the server's own mark of the end.
+// next takes in one line of an event stream. done is the server's own mark of the end. What is left when the
+// connection ends counts if it is whole: a JSON object shows that by itself.
 func (r *reader) next() (done bool, err error) {
 	line, readErr := r.readLine()
-	if readErr != nil && !errors.Is(readErr, io.EOF) {
-		return false, readErr
-	}
 	r.keepHead(line)
 	name, value, _ := bytes.Cut(bytes.TrimRight(line, "\r\n"), []byte(":"))
 	value = bytes.TrimPrefix(value, []byte(" "))
@@ -120,13 +118,11 @@ func (r *reader) next() (done bool, err error) {
 	case string(name) == "data":
 		err = r.data(value)
 	}
-	if err == nil && readErr != nil {
-		if err = r.dispatch(); err == nil {
-			err = readErr
-		}
-		if errors.Is(err, errNoAnswer) {
-			err = errCut // the last event has lost its end
-		}
+	if readErr == nil || err != nil {
+		return false, err
+	}
+	if err = r.dispatch(); err == nil || errors.Is(err, errNoAnswer) {
+		err = readErr // the last event has lost its end
 	}
 	return false, err
 }

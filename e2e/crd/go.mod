@@ -6,6 +6,7 @@ replace arkonis.dev/ark => ../..
 
 require (
 	arkonis.dev/ark v0.0.0-00010101000000-000000000000
+	github.com/google/go-cmp v0.7.0
 	github.com/stretchr/testify v1.12.1
 	k8s.io/apiextensions-apiserver v0.37.2
 	k8s.io/apimachinery v0.37.2

@@ -1,6 +1,8 @@
 package v1alpha1
 
 import (
+	"slices"
+
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -36,13 +38,19 @@ type ArkNotifyList struct {
 // ArkNotifySpec is what is told, and where. There are two ways to write it: on, channels and rateLimitSeconds; or
 // events with a template each, one channel and rateLimiting.
 // +kubebuilder:validation:XValidation:rule="has(self.channels) != has(self.channel)",message="exactly one of channels and channel is needed"
-// +kubebuilder:validation:XValidation:rule="!(has(self.on) && has(self.events))",message="on and events exclude each other"
+// +kubebuilder:validation:XValidation:rule="[has(self.on), has(self.__true__), has(self.events)].filter(x, x).size() <= 1",message="on and events exclude each other"
 type ArkNotifySpec struct {
 	// On lists what is told. Empty means everything.
 	// +kubebuilder:validation:MaxItems=16
 	// +listType=set
 	// +optional
 	On []NotifyEvent `json:"on,omitempty"`
+	// OnUnquoted is on when it was not quoted: readers of YAML 1.1, kubectl among them, take the bare word on for the
+	// boolean true.
+	// +kubebuilder:validation:MaxItems=16
+	// +listType=set
+	// +optional
+	OnUnquoted []NotifyEvent `json:"true,omitempty"`
 	// Channels that it is told in.
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=16
@@ -220,6 +228,15 @@ type Dispatch struct {
 	// +kubebuilder:validation:MaxLength=1024
 	// +optional
 	Message string `json:"message,omitempty"`
+}
+
+// Tells says whether the event is told.
+func (s *ArkNotifySpec) Tells(event NotifyEvent) bool {
+	named := slices.Concat(s.On, s.OnUnquoted)
+	for _, rule := range s.Events {
+		named = append(named, rule.Type)
+	}
+	return len(named) == 0 || slices.Contains(named, event)
 }
 
 // AllChannels returns the channels, whichever way they were written.

@@ -78,7 +78,7 @@ func (n *ArkNotify) Validate() field.ErrorList {
 	r.name(MaxNameLength, msgNameLength)
 	s := &n.Spec
 	r.must((len(s.Channels) > 0) != (s.Channel != nil), r.spec, "exactly one of channels and channel is needed")
-	r.must(len(s.On) == 0 || len(s.Events) == 0, r.spec, "on and events exclude each other")
+	r.must(count(len(s.On) > 0, len(s.OnUnquoted) > 0, len(s.Events) > 0) <= 1, r.spec, "on and events exclude each other")
 	for i := range s.Channels {
 		r.channel(r.spec.Child("channels").Index(i), &s.Channels[i])
 	}

@@ -604,6 +604,11 @@ func (in *ArkNotifySpec) DeepCopyInto(out *ArkNotifySpec) {
 		*out = make([]NotifyEvent, len(*in))
 		copy(*out, *in)
 	}
+	if in.OnUnquoted != nil {
+		in, out := &in.OnUnquoted, &out.OnUnquoted
+		*out = make([]NotifyEvent, len(*in))
+		copy(*out, *in)
+	}
 	if in.Channels != nil {
 		in, out := &in.Channels, &out.Channels
 		*out = make([]NotifyChannel, len(*in))

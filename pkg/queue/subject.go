@@ -100,7 +100,7 @@ func isPlain(c byte) bool {
 func CallSubject(k Key) string { return k.subject("call") }
 
 // BudgetSubject is where the state of a budget scope lives, in StreamLedger. The dots of a scope part tokens, so that
-// all scopes of a run can be removed at once.
+// all scopes of a run can be removed at once: "run.<uid>" and "step.<uid>.<step>", with no dot in the uid.
 func BudgetSubject(namespace, scope string) string {
 	parts := strings.Split(scope, ".")
 	for i, p := range parts {

@@ -227,8 +227,8 @@ func (g *generator) breakObject(s *apiextensionsv1.JSONSchemaProps, object map[s
 func (g *generator) breakValue(s *apiextensionsv1.JSONSchemaProps, object map[string]any, name, path string) string {
 	var bad []any
 	switch {
-	case s.Format != "":
-		return "" // the API server lets other types pass where a string has a format
+	case s.Format == "date-time":
+		bad = []any{"yesterday", "2026-13-01T00:00:00Z"} // the API server lets some other types pass here
 	case s.XIntOrString:
 		bad = []any{true, []any{}, 1.5}
 	case s.Type == "string":
@@ -252,6 +252,9 @@ func (g *generator) breakValue(s *apiextensionsv1.JSONSchemaProps, object map[st
 		}
 		if s.Maximum != nil {
 			bad = append(bad, int64(*s.Maximum)+1)
+		}
+		if s.Format == "int32" {
+			bad = append(bad, int64(math.MaxInt32)+1)
 		}
 	case s.Type == "boolean":
 		bad = []any{"true", 1}

@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -18,24 +19,18 @@ import (
 // fields, bounds, patterns, enumerations, unique keys. It is what the API server checks before any rule that spans
 // fields; those are checked by the Validate methods. An unknown kind gives one error.
 func ValidateDocument(kind string, doc map[string]any) field.ErrorList {
-	root := &shape{Properties: map[string]*shape{
-		"apiVersion": {Type: "string"},
-		"kind":       {Type: "string"},
-		"metadata":   {Type: "object", Preserve: true},
-		"status":     {Type: "object", Preserve: true},
-	}}
 	text := schemaText(kind)
 	if text == "" {
 		return field.ErrorList{field.Invalid(field.NewPath("kind"), kind, "is not a kind of "+GroupName+"/"+Version)}
 	}
-	spec := &shape{}
-	if err := json.Unmarshal([]byte(text), spec); err != nil {
-		return field.ErrorList{field.InternalError(field.NewPath("spec"), fmt.Errorf("decode schema of %s: %w", kind, err))}
+	root := &shape{}
+	if err := json.Unmarshal([]byte(text), root); err != nil {
+		return field.ErrorList{field.InternalError(field.NewPath("kind"), fmt.Errorf("decode schema of %s: %w", kind, err))}
 	}
-	root.Type, root.Properties["spec"] = "object", spec
-	if len(spec.Required) > 0 {
-		root.Required = []string{"spec"}
-	}
+	root.Properties["apiVersion"] = &shape{Type: "string"}
+	root.Properties["kind"] = &shape{Type: "string"}
+	root.Properties["metadata"] = &shape{Type: "object", Preserve: true}
+	root.Properties["status"] = &shape{Type: "object", Preserve: true}
 	return root.check(nil, doc)
 }
 
@@ -49,6 +44,7 @@ type shape struct {
 	MinLength            *int              `json:"minLength"`
 	MaxLength            *int              `json:"maxLength"`
 	Pattern              string            `json:"pattern"`
+	Format               string            `json:"format"`
 	MinItems             *int              `json:"minItems"`
 	MaxItems             *int              `json:"maxItems"`
 	MinProperties        *int              `json:"minProperties"`
@@ -189,6 +185,11 @@ func (s *shape) checkString(path *field.Path, text string) field.ErrorList {
 	if s.MaxLength != nil && length > *s.MaxLength {
 		return append(errs, field.Invalid(path, clip(text), fmt.Sprintf("must not have more than %d characters", *s.MaxLength)))
 	}
+	if s.Format == "date-time" {
+		if _, err := time.Parse(time.RFC3339, text); err != nil {
+			errs = append(errs, field.Invalid(path, clip(text), "must be a time such as 2026-01-31T12:00:00Z"))
+		}
+	}
 	if s.Pattern != "" {
 		if ok, err := regexp.MatchString(s.Pattern, text); err != nil || !ok {
 			errs = append(errs, field.Invalid(path, clip(text), "must match "+s.Pattern))
@@ -198,8 +199,15 @@ func (s *shape) checkString(path *field.Path, text string) field.ErrorList {
 }
 
 func (s *shape) checkNumber(path *field.Path, value any, n float64) field.ErrorList {
+	limit := float64(math.MaxInt64)
+	if s.Format == "int32" {
+		limit = math.MaxInt32
+	}
+	if s.Type == "integer" && math.Abs(n) > limit {
+		return field.ErrorList{field.Invalid(path, value, "does not fit "+s.Format)}
+	}
 	if s.Minimum != nil && n < *s.Minimum {
-		return field.ErrorList{field.Invalid(path, value, fmt.Sprintf("must be at least %v", *s.Minimum))}
+		return field.ErrorList{field.Invalid(path, value, fmt.Sprintf("must be at least %.0f", *s.Minimum))}
 	}
 	if s.Maximum != nil && n > *s.Maximum {
 		return field.ErrorList{field.Invalid(path, value, fmt.Sprintf("must be at most %.0f", *s.Maximum))}

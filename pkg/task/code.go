@@ -30,6 +30,8 @@ const (
 type Error struct {
 	Code    Code   `json:"code"`
 	Message string `json:"message"`
+	// Scope is the budget that refused, with CodeBudgetExceeded; empty when it is not known.
+	Scope string `json:"scope,omitempty"`
 }
 
 func (e *Error) Error() string { return string(e.Code) + ": " + e.Message }

@@ -9,17 +9,16 @@
 package main
 
 import (
-	"log/slog"
+	"log"
 	"os"
 )
 
 func main() {
+	log.SetFlags(0)
 	if len(os.Args) != 3 {
-		slog.Error("usage: crdfinish <folder of CRDs> <Go file to write>")
-		os.Exit(1)
+		log.Fatal("usage: crdfinish <folder of CRDs> <Go file to write>")
 	}
 	if err := run(os.Args[1], os.Args[2]); err != nil {
-		slog.Error("finish CRDs", "error", err)
-		os.Exit(1)
+		log.Fatalf("finish CRDs: %v", err)
 	}
 }

@@ -11,7 +11,7 @@ import (
 // +kubebuilder:resource:shortName=at,categories=ark
 // +kubebuilder:subresource:status
 // +kubebuilder:printcolumn:name="Phase",type=string,JSONPath=`.status.phase`
-// +kubebuilder:printcolumn:name="Last Run",type=string,JSONPath=`.status.lastRunPhase`
+// +kubebuilder:printcolumn:name="Last Run",type=string,JSONPath=`.status.lastRunName`
 // +kubebuilder:printcolumn:name="Entry",type=string,JSONPath=`.status.entryRole`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 // +kubebuilder:validation:XValidation:rule="size(self.metadata.name) <= 48",message="metadata.name must not be longer than 48 characters, so that the names of its runs fit 63"

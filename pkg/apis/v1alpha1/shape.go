@@ -161,14 +161,11 @@ func (s *shape) key(item any) (string, bool) {
 		if !ok {
 			return "", false
 		}
-		key := ""
-		for i, name := range s.ListMapKeys {
-			if i > 0 {
-				key += "/"
-			}
-			key += fmt.Sprint(object[name])
+		var key []string
+		for _, name := range s.ListMapKeys {
+			key = append(key, fmt.Sprint(object[name]))
 		}
-		return key, true
+		return strings.Join(key, "/"), true
 	}
 	return "", false
 }

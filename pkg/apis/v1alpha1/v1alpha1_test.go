@@ -154,15 +154,21 @@ func TestValidateDocument(t *testing.T) {
 		{"a swapped letter", "ArkAgent", `{"spec": {"modle": "m", "model": "m"}}`, "spec.modle: Invalid value: unknown field; did you mean model?"},
 		{"another letter case", "ArkAgent", `{"spec": {"model": "m", "mcpservers": []}}`, "spec.mcpservers: Invalid value: unknown field; did you mean mcpServers?"},
 		{"a null field that is unknown", "ArkAgent", `{"spec": {"model": "m", "prompt": null}}`, "spec.prompt: Invalid value: unknown field"},
-		{"a field of an old version", "ArkTeam", `{"spec": {"roles": [{"name": "a", "model": "m", "networkPolicy": {"mode": "strict"}}]}}`,
-			`spec.roles[0].networkPolicy: Invalid value: {"mode":"strict"}: must be a string`},
-		{"all at once", "ArkAgent", `{"spec": {"replicas": 99, "nope": 1}}`,
-			"spec.model: Required value; spec.nope: Invalid value: unknown field; spec.replicas: Invalid value: 99: must be at most 50"},
+		{
+			"a field of an old version", "ArkTeam", `{"spec": {"roles": [{"name": "a", "model": "m", "networkPolicy": {"mode": "strict"}}]}}`,
+			`spec.roles[0].networkPolicy: Invalid value: {"mode":"strict"}: must be a string`,
+		},
+		{
+			"all at once", "ArkAgent", `{"spec": {"replicas": 99, "nope": 1}}`,
+			"spec.model: Required value; spec.nope: Invalid value: unknown field; spec.replicas: Invalid value: 99: must be at most 50",
+		},
 		{"a duplicate", "ArkTeam", `{"spec": {"pipeline": [{"role": "a", "dependsOn": ["b", "b"]}]}}`, `spec.pipeline[0].dependsOn[1]: Duplicate value: "b"`},
 		{"a quantity that is none", "ArkAgent", `{"spec": {"model": "m", "resources": {"limits": {"cpu": "lots"}}}}`, `spec.resources.limits[cpu]: Invalid value: "lots": must match`},
 		{"a number too large", "ArkAgent", `{"spec": {"model": "m", "limits": {"maxDailyTokens": 1e30}}}`, "spec.limits.maxDailyTokens: Invalid value: 1e+30: does not fit int64"},
-		{"a time that is none", "ArkRun", `{"spec": {"teamRef": {"name": "t"}, "trigger": {"firedAt": "now"}}}`,
-			`spec.trigger.firedAt: Invalid value: "now": must be a time such as 2026-01-31T12:00:00Z`},
+		{
+			"a time that is none", "ArkRun", `{"spec": {"teamRef": {"name": "t"}, "trigger": {"firedAt": "now"}}}`,
+			`spec.trigger.firedAt: Invalid value: "now": must be a time such as 2026-01-31T12:00:00Z`,
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

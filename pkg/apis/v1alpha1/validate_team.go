@@ -24,7 +24,7 @@ func (t *ArkTeam) Validate() field.ErrorList {
 	s := &t.Spec
 	hasRoles, hasPipeline, hasEntry := len(s.Roles) > 0, len(s.Pipeline) > 0, s.Entry != ""
 	r.must(s.Routing != nil || hasPipeline || hasEntry, r.spec, "a team needs one of pipeline, entry and routing")
-	r.must(s.Routing == nil || !(hasPipeline || hasEntry || hasRoles), r.spec, "a team with routing has no roles, no pipeline and no entry")
+	r.must(s.Routing == nil || (!hasPipeline && !hasEntry && !hasRoles), r.spec, "a team with routing has no roles, no pipeline and no entry")
 	r.must(!hasEntry || t.Role(s.Entry) != nil, r.spec, "entry must be the name of a role")
 	for i := range s.Pipeline {
 		step := &s.Pipeline[i]
@@ -45,7 +45,7 @@ func (n *ArkRun) Validate() field.ErrorList {
 	s := &n.Spec
 	r.must((s.TeamRef != nil) != (s.AgentRef != nil), r.spec, "a run needs exactly one of teamRef and agentRef")
 	r.must(s.AgentRef == nil || s.Prompt != "", r.spec, "a run of an agent needs a prompt")
-	r.must(s.AgentRef == nil || !(len(s.Pipeline) > 0 || s.Entry != "" || s.Routing != nil), r.spec,
+	r.must(s.AgentRef == nil || (len(s.Pipeline) == 0 && s.Entry == "" && s.Routing == nil), r.spec,
 		"a run of an agent has no pipeline, no entry and no routing")
 	for i := range s.Roles {
 		role := &s.Roles[i]

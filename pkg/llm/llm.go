@@ -134,24 +134,3 @@ type Error struct {
 
 func (e *Error) Error() string { return e.Message }
 func (e *Error) Unwrap() error { return e.Err }
-
-// InputBound is an upper bound of the input tokens of a request: a byte-level tokenizer makes no more tokens than
-// there are bytes, and each message and tool adds a few of the template's own. A schema counts with the words of
-// SchemaInstruction.
-func InputBound(req Request) int64 {
-	const perMessage, perTool, perRequest, perSchema = 16, 64, 64, 256
-	n := int64(perRequest)
-	for _, m := range req.Messages {
-		n += perMessage + int64(len(m.Text)+len(m.ToolID)+len(m.ToolName))
-		for _, c := range m.ToolCalls {
-			n += perMessage + int64(len(c.ID)+len(c.Name)+len(c.Arguments))
-		}
-	}
-	for _, t := range req.Tools {
-		n += perTool + int64(len(t.Name)+len(t.Description)+len(t.Schema))
-	}
-	if len(req.Schema) > 0 {
-		n += perSchema + int64(len(req.Schema))
-	}
-	return n
-}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -341,7 +343,9 @@ func TestUnreachable(t *testing.T) {
 	require.NoError(t, err)
 	closed := "http://" + l.Addr().String()
 	require.NoError(t, l.Close())
-	secure := httptest.NewTLSServer(modelserver.New(modelserver.Config{}))
+	secure := httptest.NewUnstartedServer(modelserver.New(modelserver.Config{}))
+	secure.Config.ErrorLog = log.New(io.Discard, "", 0)
+	secure.StartTLS()
 	t.Cleanup(secure.Close)
 	open := httptest.NewServer(modelserver.New(modelserver.Config{}))
 	t.Cleanup(open.Close)

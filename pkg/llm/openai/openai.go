@@ -38,6 +38,7 @@ import (
 
 	openaisdk "github.com/openai/openai-go/v3"
 	"github.com/openai/openai-go/v3/option"
+	"go.opentelemetry.io/otel/propagation"
 
 	"arkonis.dev/ark/pkg/llm"
 )
@@ -143,7 +144,7 @@ func clientOptions(c Config, u *url.URL) []option.RequestOption {
 		option.WithBaseURL(base.String()),
 		option.WithMaxRetries(0),
 		option.WithHTTPClient(&http.Client{Transport: transport, CheckRedirect: noRedirect}),
-		option.WithMiddleware(sendOnce),
+		option.WithMiddleware(sendOnce, sendTrace),
 		option.WithHeader("Accept", "text/event-stream, application/json"),
 		// A compressed stream arrives late and can be a bomb.
 		option.WithHeader("Accept-Encoding", "identity"),
@@ -184,6 +185,12 @@ func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastRe
 // when a kept connection breaks.
 func sendOnce(req *http.Request, next option.MiddlewareNext) (*http.Response, error) {
 	req.GetBody = nil
+	return next(req)
+}
+
+// sendTrace lets the server's trace go on from the call's span.
+func sendTrace(req *http.Request, next option.MiddlewareNext) (*http.Response, error) {
+	propagation.TraceContext{}.Inject(req.Context(), propagation.HeaderCarrier(req.Header))
 	return next(req)
 }
 

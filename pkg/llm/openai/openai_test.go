@@ -2,11 +2,17 @@ package openai_test
 
 import (
 	"encoding/json"
+	"net"
 	"net/http"
+	"net/http/httptest"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/otel/trace"
 
 	"arkonis.dev/ark/pkg/llm"
 	"arkonis.dev/ark/pkg/llm/modelserver"
@@ -72,4 +78,77 @@ func TestAnswerStreams(t *testing.T) {
 func requireJSON(t *testing.T, want string, got json.RawMessage) {
 	t.Helper()
 	require.Equal(t, want, string(got))
+}
+
+// Connections are kept: each whole answer is read to its end, whatever form it has.
+func TestConnectionsAreKept(t *testing.T) {
+	t.Parallel()
+	s := modelserver.New(modelserver.Config{Answer: func(c modelserver.Call) *modelserver.Reply {
+		return &modelserver.Reply{Text: "hi", Plain: c.N%2 == 0}
+	}})
+	ts := httptest.NewUnstartedServer(s)
+	var opened atomic.Int32
+	ts.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateNew {
+			opened.Add(1)
+		}
+	}
+	ts.Start()
+	t.Cleanup(ts.Close)
+	p := provider(t, openai.Config{BaseURL: ts.URL})
+	for range 20 {
+		_, err := p.Chat(t.Context(), ask("hello"), nil)
+		require.NoError(t, err)
+	}
+	require.Equal(t, int32(1), opened.Load())
+}
+
+// Calls in parallel do not wait for each other.
+func TestCallsOverlap(t *testing.T) {
+	t.Parallel()
+	const n = 16
+	var in sync.WaitGroup
+	in.Add(n)
+	_, p := serve(t, modelserver.Config{Answer: func(modelserver.Call) *modelserver.Reply {
+		in.Done()
+		in.Wait() // nobody is answered before all are there
+		return nil
+	}})
+	var calls sync.WaitGroup
+	for range n {
+		calls.Go(func() {
+			_, err := p.Chat(t.Context(), ask("hello"), nil)
+			assert.NoError(t, err)
+		})
+	}
+	calls.Wait()
+}
+
+func TestTraceGoesOn(t *testing.T) {
+	t.Parallel()
+	s, p := serve(t, modelserver.Config{})
+	span := trace.NewSpanContext(trace.SpanContextConfig{TraceID: trace.TraceID{1}, SpanID: trace.SpanID{2}, TraceFlags: trace.FlagsSampled})
+	_, err := p.Chat(trace.ContextWithSpanContext(t.Context(), span), ask("hello"), nil)
+	require.NoError(t, err)
+	_, err = p.Chat(t.Context(), ask("hello"), nil)
+	require.NoError(t, err)
+	calls := s.Calls()
+	require.Equal(t, "00-01000000000000000000000000000000-0200000000000000-01", calls[0].Header.Get("traceparent"))
+	require.Empty(t, calls[1].Header.Get("traceparent"))
+}
+
+// BenchmarkChat is one streamed answer over a kept connection, the server's part included.
+func BenchmarkChat(b *testing.B) {
+	s, err := modelserver.Start(b.Context(), modelserver.Config{})
+	require.NoError(b, err)
+	defer func() { _ = s.Close() }()
+	p, err := openai.New(openai.Config{BaseURL: s.URL()})
+	require.NoError(b, err)
+	req := ask("hello")
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := p.Chat(b.Context(), req, nil); err != nil {
+			b.Fatal(err)
+		}
+	}
 }

@@ -13,7 +13,6 @@ import (
 	"fmt"
 	"maps"
 	"regexp"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -54,15 +53,6 @@ type Result struct {
 func Errorf(format string, args ...any) Result {
 	return Result{Text: fmt.Sprintf(format, args...), IsError: true}
 }
-
-// PanicError is a panic inside a tool, contained to its call.
-type PanicError struct {
-	Tool  string
-	Value any
-	Stack []byte
-}
-
-func (e *PanicError) Error() string { return fmt.Sprintf("tool %s panicked: %v", e.Tool, e.Value) }
 
 // Set is the tools that a model is offered. It is immutable and safe for concurrent use.
 type Set struct {
@@ -177,7 +167,7 @@ func (s *Set) Prepare(call llm.ToolCall) Invocation {
 		return Invocation{refusal: s.unknown(call.Name)}
 	}
 	args, refusal := e.check(call)
-	return Invocation{tool: e.tool, name: call.Name, args: args, refusal: refusal}
+	return Invocation{tool: e.tool, args: args, refusal: refusal}
 }
 
 func (s *Set) unknown(name string) *Result {
@@ -220,7 +210,6 @@ func (e entry) check(call llm.ToolCall) (json.RawMessage, *Result) {
 // Invocation is a checked call.
 type Invocation struct {
 	tool    Tool
-	name    string
 	args    json.RawMessage
 	refusal *Result
 }
@@ -228,15 +217,10 @@ type Invocation struct {
 // Safe says that the invocation may be run although an earlier attempt at it may have run already.
 func (i Invocation) Safe() bool { return i.refusal != nil || i.tool.Safe() }
 
-// Call runs the invocation. A panic of the tool is returned as a *PanicError.
-func (i Invocation) Call(ctx context.Context, taskID, callID string) (result Result, err error) {
+// Call runs the invocation. callID is unique within the task and the same after a replay.
+func (i Invocation) Call(ctx context.Context, taskID, callID string) (Result, error) {
 	if i.refusal != nil {
 		return *i.refusal, nil
 	}
-	defer func() {
-		if v := recover(); v != nil {
-			result, err = Result{}, &PanicError{Tool: i.name, Value: v, Stack: debug.Stack()}
-		}
-	}()
 	return i.tool.Call(ctx, Call{ID: callID, TaskID: taskID, Args: i.args})
 }

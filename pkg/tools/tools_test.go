@@ -101,16 +101,3 @@ func names(s *tools.Set) []string {
 	}
 	return all
 }
-
-func TestPanicIsContained(t *testing.T) {
-	t.Parallel()
-	boom := echo("boom", "", false)
-	boom.call = func(tools.Call) (tools.Result, error) { panic("at the disco") }
-	set, err := tools.NewSet(boom)
-	require.NoError(t, err)
-	_, err = set.Prepare(llm.ToolCall{Name: "boom"}).Call(t.Context(), "t1", "1.0")
-	var panicked *tools.PanicError
-	require.ErrorAs(t, err, &panicked)
-	require.EqualError(t, err, "tool boom panicked: at the disco")
-	require.Contains(t, string(panicked.Stack), "tools_test")
-}

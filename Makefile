@@ -44,16 +44,18 @@ fmt: ## Format the code.
 	go run $(GOLANGCI_LINT) fmt ./...
 
 .PHONY: generate
-generate: ## Generate deep copies and CRDs from pkg/apis.
-	go run $(CONTROLLER_GEN) object paths=./pkg/apis/...
-	go run $(CONTROLLER_GEN) crd paths=./pkg/apis/... output:crd:dir=crds
+generate: ## Generate deep copies, CRDs and their schemas from pkg/apis.
+	go run $(CONTROLLER_GEN) object crd paths=./pkg/apis/v1alpha1 output:crd:dir=crds
+	go run ./pkg/apis/crdfinish crds pkg/apis/v1alpha1/zz_generated.schema.go
 
 .PHONY: verify
 verify: ## Fail when generated files or go.mod differ from what is committed.
 	@tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT && \
-	go run $(CONTROLLER_GEN) object paths=./pkg/apis/... output:object:dir=$$tmp/deepcopy && \
-	go run $(CONTROLLER_GEN) crd paths=./pkg/apis/... output:crd:dir=$$tmp/crds && \
+	go run $(CONTROLLER_GEN) object paths=./pkg/apis/v1alpha1 output:object:dir=$$tmp/deepcopy && \
+	go run $(CONTROLLER_GEN) crd paths=./pkg/apis/v1alpha1 output:crd:dir=$$tmp/crds && \
+	go run ./pkg/apis/crdfinish $$tmp/crds $$tmp/zz_generated.schema.go && \
 	diff -u pkg/apis/v1alpha1/zz_generated.deepcopy.go $$tmp/deepcopy/zz_generated.deepcopy.go && \
+	diff -u pkg/apis/v1alpha1/zz_generated.schema.go $$tmp/zz_generated.schema.go && \
 	diff -ru crds $$tmp/crds && \
 	go mod tidy -diff && echo "generated files are up to date"
 

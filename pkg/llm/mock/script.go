@@ -185,8 +185,7 @@ var (
 // fromYAML puts the YAML library's errors into the words of the file.
 func (e *ScriptError) fromYAML(err error) {
 	lines := []string{err.Error()}
-	var te *yaml.TypeError
-	if errors.As(err, &te) {
+	if te, ok := errors.AsType[*yaml.TypeError](err); ok {
 		lines = te.Errors
 	}
 	for _, s := range lines {

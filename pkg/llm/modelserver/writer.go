@@ -31,9 +31,7 @@ type apiError struct {
 
 func (o *writer) reply(req Request, r Reply) {
 	o.fault = r.Fault
-	if !o.pause(r.Delay) {
-		return
-	}
+	o.pause(r.Delay)
 	if r.RetryAfter != "" {
 		o.w.Header().Set("Retry-After", r.RetryAfter)
 	}
@@ -82,18 +80,18 @@ func errorBody(r Reply) string {
 	return marshal(map[string]any{"error": e})
 }
 
-// pause waits; false says that the client has gone.
-func (o *writer) pause(d time.Duration) bool {
+// pause waits. When the client goes or the server ends first, the call breaks: a handler that merely returned would
+// end the answer as if it were whole.
+func (o *writer) pause(d time.Duration) {
 	if d <= 0 {
-		return true
+		return
 	}
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:
-		return true
 	case <-o.r.Context().Done():
-		return false
+		panic(http.ErrAbortHandler)
 	}
 }
 
@@ -116,8 +114,8 @@ func (o *writer) send(parts []string, r Reply, contentType string) {
 	o.head(r.Status, contentType)
 	left := r.After
 	for i, p := range parts {
-		if i > 0 && !o.pause(r.ChunkDelay) {
-			return
+		if i > 0 {
+			o.pause(r.ChunkDelay)
 		}
 		if strikes && len(p) >= left {
 			_, _ = io.WriteString(o.w, p[:left])
@@ -142,6 +140,7 @@ func (o *writer) strike(fault string) {
 	switch fault {
 	case FaultHang:
 		<-o.r.Context().Done()
+		panic(http.ErrAbortHandler)
 	case FaultReset:
 		if conn := o.hijack(); conn != nil {
 			if tcp, ok := conn.(*net.TCPConn); ok {

@@ -32,8 +32,7 @@ func (c *call) sentence(what, said, todo string) string {
 
 // failed explains a request without a 2xx.
 func (c *call) failed(parent, ctx context.Context, err error) *llm.Error {
-	var se *statusError
-	if errors.As(err, &se) {
+	if se, ok := errors.AsType[*statusError](err); ok {
 		return c.refused(se)
 	}
 	return c.broken(parent, ctx, err, nil, nil)
@@ -41,8 +40,7 @@ func (c *call) failed(parent, ctx context.Context, err error) *llm.Error {
 
 // broken explains a connection or an answer that broke. a is what had arrived, head the beginning of the body.
 func (c *call) broken(parent, ctx context.Context, err error, a *answer, head []byte) *llm.Error {
-	var told *toldError
-	if errors.As(err, &told) {
+	if told, ok := errors.AsType[*toldError](err); ok {
 		return c.told(told.serverError, a)
 	}
 	e := &llm.Error{Code: task.CodeProviderFailed, Retry: true}
@@ -79,8 +77,7 @@ func garbage(err error, head []byte) string {
 
 // unreachable explains an error of the network.
 func (c *call) unreachable(e *llm.Error, err error) {
-	var ue *url.Error
-	if errors.As(err, &ue) {
+	if ue, ok := errors.AsType[*url.Error](err); ok {
 		err = ue.Err // the outer one quotes the URL
 	}
 	// What the network says may quote the address with its secrets; only its kind goes on.

@@ -157,10 +157,11 @@ func (r teeTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer res.Body.Close()
+	defer func() { _ = res.Body.Close() }()
 	*r.body, err = io.ReadAll(res.Body)
-	res.Body = io.NopCloser(bytes.NewReader(*r.body))
-	return res, err
+	kept := *res
+	kept.Body = io.NopCloser(bytes.NewReader(*r.body))
+	return &kept, err
 }
 
 // The same answer comes out whether the server streams or not.

@@ -6,7 +6,8 @@
 //	ARK_TASKS     ark.task.<ns>.<agent>.<task id>               work queue, one message per subject
 //	ARK_RESULTS   ark.result.<ns>.<agent>.<run uid>.<task id>   the first result of a task wins, the stream refuses others
 //	              ark.delegated.<ns>.<agent>.<run uid>.<child>  work that a task handed over
-//	ARK_LEDGER    ark.call.<ns>.<agent>.<run uid>.<task id>     journals of tasks
+//	ARK_LEDGER    ark.ledger.log                                commits of the ledger; each writes to subjects of its own:
+//	              ark.call.<ns>.<agent>.<run uid>.<task id>     journals of tasks
 //	              ark.budget.<ns>.<scope>                       states of budgets, rolled up
 //	ARK_PAYLOADS  ark.payload.<run uid>.>                       bodies above task.InlineLimit
 //	ARK_DEAD      ark.dead.>                                    messages that nobody could read

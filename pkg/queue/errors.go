@@ -68,6 +68,12 @@ const (
 	codeBatchTooLarge    = 10199
 )
 
+// isAPI says whether the server refused with this code.
+func isAPI(err error, code jetstream.ErrorCode) bool {
+	var api *jetstream.APIError
+	return errors.As(err, &api) && api.ErrorCode == code
+}
+
 // classify wraps the error of a publish so that it says whether the message was stored.
 func classify(err error) error {
 	var api *jetstream.APIError

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -12,53 +13,182 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// readBatch is how many messages History asks for in one request.
-const readBatch = 256
+// The ledger is a log: one message of StreamLedger is one commit and holds all its writes, however many subjects they
+// are about. That makes a commit atomic with one stored message, which costs one sync; JetStream's own atomic batches
+// stage every batch in a folder of its own and cost twenty times as much on a synced disk. They are used for the rare
+// commit that is larger than a message. What the subjects hold is an index in memory, folded from the log.
 
-// Last returns the last message of a subject in StreamLedger. ok is false when there is none.
+const (
+	logSubject = "ark.ledger.log"
+
+	// readBatch is how many messages of the log are asked for in one request.
+	readBatch = 256
+	// commitAttempts bounds how often a commit is sent again because another writer was faster.
+	commitAttempts = 8
+	// collectAbove is how many records without a use may stay in the log.
+	collectAbove = 512
+)
+
+// Stored is a write as the ledger holds it.
+type Stored struct {
+	Subject string
+	Seq     uint64    // of the write, rising and unique in the ledger
+	At      time.Time // when the server stored it, by its clock
+	Body    []byte
+}
+
+// Last returns the last write to a subject. ok is false when there is none.
 func (q *Queue) Last(ctx context.Context, subject string) (s Stored, ok bool, err error) {
-	m, err := q.ledger.GetLastMsgForSubject(ctx, subject)
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return Stored{}, false, nil
-	}
+	all, err := q.log.stored(ctx, subject, true)
 	if err != nil {
 		return Stored{}, false, fmt.Errorf("read last of %s: %w", subject, err)
 	}
-	return Stored{Subject: m.Subject, Seq: m.Sequence, At: m.Time, Body: m.Data}, true, nil
+	if len(all) == 0 {
+		return Stored{}, false, nil
+	}
+	return all[0], true, nil
 }
 
-// History returns all messages of a subject in StreamLedger, or of a pattern of subjects, in the order in which they
-// were stored. It sees all of a batch or nothing of it.
+// History returns all writes to a subject, in the order in which they were stored: since the last one that rolled
+// it up. It sees all of a batch or nothing of it.
 func (q *Queue) History(ctx context.Context, subject string) ([]Stored, error) {
-	var all []Stored
-	for from := uint64(1); ; {
-		part, more, err := q.read(ctx, subject, from)
-		if err != nil {
-			return nil, fmt.Errorf("read %s: %w", subject, err)
-		}
-		all = append(all, part...)
-		if !more || len(part) == 0 {
-			return all, nil
-		}
-		from = part[len(part)-1].Seq + 1
+	all, err := q.log.stored(ctx, subject, false)
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", subject, err)
+	}
+	return all, nil
+}
+
+// ledger reads and writes the log. It is used by one goroutine at a time: busy is its lock.
+type ledger struct {
+	q      *Queue
+	busy   chan struct{}
+	index  *index
+	doubt  bool // the end of an attempt is not known: look before the next one
+	loaded bool
+}
+
+func newLedger(q *Queue) *ledger {
+	return &ledger{q: q, busy: make(chan struct{}, 1), index: newIndex()}
+}
+
+// lock waits for the ledger, but no longer than the context. unlock gives it back.
+func (l *ledger) lock(ctx context.Context) (unlock func(), err error) {
+	if err := ended(ctx); err != nil {
+		return nil, err
+	}
+	select {
+	case l.busy <- struct{}{}:
+		return func() { <-l.busy }, nil
+	case <-ctx.Done():
+		return nil, ended(ctx)
 	}
 }
 
-// read fetches one batch of messages in one round trip.
-func (q *Queue) read(ctx context.Context, subject string, from uint64) (part []Stored, more bool, err error) {
-	ctx, cancel := q.bounded(ctx)
+// stored returns the writes to a subject, or the last one only.
+func (l *ledger) stored(ctx context.Context, subject string, last bool) ([]Stored, error) {
+	ctx, cancel := l.q.bounded(ctx)
 	defer cancel()
-	req, err := json.Marshal(map[string]any{"seq": from, "next_by_subj": subject, "batch": readBatch})
+	unlock, err := l.lock(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if err := l.catchUp(ctx); err != nil {
+		return nil, err
+	}
+	all, err := l.load(ctx, subject, last)
+	if errors.Is(err, errGone) {
+		// Another process has removed records, or the store is not the one that the index was made from.
+		l.index = newIndex()
+		if err = l.catchUp(ctx); err == nil {
+			all, err = l.load(ctx, subject, last)
+		}
+	}
+	return all, err
+}
+
+var errGone = errors.New("the record was removed meanwhile")
+
+// load fetches the writes to a subject that the index knows of.
+func (l *ledger) load(ctx context.Context, subject string, last bool) ([]Stored, error) {
+	refs := l.index.subjects[subject]
+	if last && len(refs) > 1 {
+		refs = refs[len(refs)-1:]
+	}
+	out := make([]Stored, 0, len(refs))
+	var rec record
+	for _, ref := range refs {
+		if rec.seq != ref.record() {
+			m, err := l.q.ledger.GetMsg(ctx, ref.record())
+			if errors.Is(err, jetstream.ErrMsgNotFound) {
+				return nil, fmt.Errorf("ledger record %d: %w", ref.record(), errGone)
+			}
+			if err != nil {
+				return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
+			}
+			if rec, err = decodeRecord(m.Sequence, m.Time, m.Data); err != nil {
+				return nil, err
+			}
+		}
+		if ref.part() >= len(rec.parts) || rec.parts[ref.part()].subject != subject {
+			return nil, fmt.Errorf("ledger record %d: %w", ref.record(), errGone)
+		}
+		out = append(out, Stored{Subject: subject, Seq: uint64(ref), At: rec.at, Body: rec.parts[ref.part()].body})
+	}
+	return out, nil
+}
+
+// catchUp folds what was added to the log since the last look.
+func (l *ledger) catchUp(ctx context.Context) error {
+	for {
+		records, more, err := l.read(ctx, l.index.last+1)
+		if err != nil {
+			return err
+		}
+		for _, r := range records {
+			l.index.apply(r)
+		}
+		if !more || len(records) == 0 {
+			l.loaded, l.doubt = true, false
+			return nil
+		}
+	}
+}
+
+// resume makes the index fit to commit on: it is loaded, and no outcome is in doubt.
+func (l *ledger) resume(ctx context.Context) error {
+	if l.loaded && !l.doubt {
+		return nil
+	}
+	info, err := l.q.ledger.Info(ctx)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	if info.State.LastSeq < l.index.last {
+		l.index = newIndex() // the store was lost
+	}
+	if err := l.catchUp(ctx); err != nil {
+		return err
+	}
+	// Records at the end may have been removed; the server still counts on from them.
+	l.index.last = max(l.index.last, info.State.LastSeq)
+	return nil
+}
+
+// read fetches the next records of the log in one round trip.
+func (l *ledger) read(ctx context.Context, from uint64) (records []record, more bool, err error) {
+	req, err := json.Marshal(map[string]any{"seq": from, "next_by_subj": logSubject, "batch": readBatch})
 	if err != nil {
 		return nil, false, err
 	}
-	inbox := q.nc.NewInbox()
-	sub, err := q.nc.SubscribeSync(inbox)
+	nc := l.q.nc
+	sub, err := nc.SubscribeSync(nc.NewInbox())
 	if err != nil {
 		return nil, false, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	defer func() { _ = sub.Unsubscribe() }()
-	if err := q.nc.PublishRequest("$JS.API.DIRECT.GET."+StreamLedger, inbox, req); err != nil {
+	if err := nc.PublishRequest("$JS.API.DIRECT.GET."+StreamLedger, sub.Subject, req); err != nil {
 		return nil, false, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	for {
@@ -68,29 +198,70 @@ func (q *Queue) read(ctx context.Context, subject string, from uint64) (part []S
 		}
 		switch status := m.Header.Get("Status"); status {
 		case "":
-			s, err := storedFrom(m)
+			r, err := recordFrom(m)
 			if err != nil {
 				return nil, false, err
 			}
-			part = append(part, s)
+			records = append(records, r)
 		case "204": // end of the batch
-			return part, m.Header.Get("Nats-Num-Pending") != "0", nil
+			return records, m.Header.Get("Nats-Num-Pending") != "0", nil
 		case "404":
 			return nil, false, nil
 		default:
-			return nil, false, fmt.Errorf("server answers %s %s", status, m.Header.Get("Description"))
+			return nil, false, fmt.Errorf("%w: server answers %s %s", ErrUnavailable, status, m.Header.Get("Description"))
 		}
 	}
 }
 
-func storedFrom(m *nats.Msg) (Stored, error) {
+func recordFrom(m *nats.Msg) (record, error) {
 	seq, err := strconv.ParseUint(m.Header.Get("Nats-Sequence"), 10, 64)
 	if err != nil {
-		return Stored{}, fmt.Errorf("sequence: %w", err)
+		return record{}, fmt.Errorf("sequence of a ledger record: %w", err)
 	}
 	at, err := time.Parse(time.RFC3339Nano, m.Header.Get("Nats-Time-Stamp"))
 	if err != nil {
-		return Stored{}, fmt.Errorf("time stamp: %w", err)
+		return record{}, fmt.Errorf("time of ledger record %d: %w", seq, err)
 	}
-	return Stored{Subject: m.Header.Get("Nats-Subject"), Seq: seq, At: at, Body: m.Data}, nil
+	return decodeRecord(seq, at, m.Data)
+}
+
+// forget drops everything that belongs to runs, and removes the records that nothing else needs.
+func (l *ledger) forget(ctx context.Context, runUIDs []string) error {
+	ctx, cancel := l.q.bounded(ctx)
+	defer cancel()
+	unlock, err := l.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := l.catchUp(ctx); err != nil {
+		return err
+	}
+	var parts []part
+	for _, uid := range runUIDs {
+		if run := Token(uid); l.index.runs[run] != nil {
+			parts = append(parts, part{kind: partForget, subject: run})
+		}
+	}
+	for some := range slices.Chunk(parts, MaxBatch) {
+		if _, err := l.append(ctx, some, nil); err != nil {
+			return err
+		}
+	}
+	return l.collect(ctx)
+}
+
+// collect removes the records that the log does not need any more.
+func (l *ledger) collect(ctx context.Context) error {
+	return l.index.remove(func(seq uint64) error {
+		err := l.q.ledger.DeleteMsg(ctx, seq)
+		if err == nil {
+			return nil
+		}
+		// It may be gone already: an earlier attempt whose answer was lost, or another process.
+		if _, getErr := l.q.ledger.GetMsg(ctx, seq); errors.Is(getErr, jetstream.ErrMsgNotFound) {
+			return nil
+		}
+		return fmt.Errorf("remove ledger record %d: %w", seq, err)
+	})
 }

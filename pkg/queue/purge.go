@@ -26,7 +26,8 @@ func (q *Queue) PurgeRun(ctx context.Context, runUIDs ...string) (waiting int, e
 	if err != nil {
 		return 0, fmt.Errorf("remove runs: look for queued tasks: %w", err)
 	}
-	var errs []error
+	done := slices.DeleteFunc(slices.Clone(runUIDs), func(uid string) bool { return len(queued[uid]) > 0 })
+	errs := []error{q.log.forget(ctx, done)}
 	for _, uid := range runUIDs {
 		if keys := queued[uid]; len(keys) > 0 {
 			waiting += len(keys)
@@ -83,15 +84,11 @@ func (q *Queue) withdraw(ctx context.Context, keys []Key) error {
 
 // purge removes results last: as long as they are there, a task that comes again is known to be done.
 func (q *Queue) purge(ctx context.Context, uid string) error {
-	run := Token(uid)
 	for _, p := range []struct {
 		stream  jetstream.Stream
 		subject string
 	}{
 		{q.payloads, payloadPrefix(uid) + ">"},
-		{q.ledger, of("call", uid)},
-		{q.ledger, "ark.budget.*.run." + run},
-		{q.ledger, "ark.budget.*.step." + run + ".>"},
 		{q.results, of("delegated", uid)},
 		{q.results, of("result", uid)},
 	} {

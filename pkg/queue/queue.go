@@ -73,6 +73,8 @@ type Queue struct {
 	js  jetstream.JetStream
 
 	results, ledger, payloads, tasks jetstream.Stream
+
+	log *ledger
 }
 
 // Open makes the streams, or changes their limits to those of the configuration, and returns when they are there.
@@ -86,6 +88,7 @@ func Open(ctx context.Context, nc *nats.Conn, cfg Config) (*Queue, error) {
 		return nil, fmt.Errorf("open queue: %w", err)
 	}
 	q := &Queue{cfg: cfg, nc: nc, js: js}
+	q.log = newLedger(q)
 	g, ctx := errgroup.WithContext(ctx)
 	var dead jetstream.Stream
 	for _, s := range []struct {
@@ -138,10 +141,9 @@ func (q *Queue) resultsStream() jetstream.StreamConfig {
 }
 
 func (q *Queue) ledgerStream() jetstream.StreamConfig {
-	c := q.stream(StreamLedger, q.cfg.Limits.Ledger, "ark.call.>", "ark.budget.>")
-	c.Description = "journals of tasks and states of budgets; written by the work service only"
+	c := q.stream(StreamLedger, q.cfg.Limits.Ledger, logSubject)
+	c.Description = "commits of the work service: journals of tasks and states of budgets"
 	c.AllowAtomicPublish = true
-	c.AllowRollup = true
 	return c
 }
 

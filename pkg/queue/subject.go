@@ -96,11 +96,11 @@ func isPlain(c byte) bool {
 	return c == '-' || '0' <= c && c <= '9' || 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z'
 }
 
-// CallSubject is where the journal of a task lives, in StreamLedger.
+// CallSubject is the subject of the ledger that holds the journal of a task.
 func CallSubject(k Key) string { return k.subject("call") }
 
-// BudgetSubject is where the state of a budget scope lives, in StreamLedger. The dots of a scope part tokens, so that
-// all scopes of a run can be removed at once: "run.<uid>" and "step.<uid>.<step>", with no dot in the uid.
+// BudgetSubject is the subject of the ledger that holds the state of a budget scope. The scopes "run.<uid>" and
+// "step.<uid>.<step>", with no dot in the uid, are removed with their run.
 func BudgetSubject(namespace, scope string) string {
 	parts := strings.Split(scope, ".")
 	for i, p := range parts {

@@ -99,6 +99,9 @@ func TestTaskIsDeliveredOnceAndAcknowledged(t *testing.T) {
 	tasks := takeTasks(t, q, queue.TasksConfig{Slots: 2})
 	d := next(t, tasks)
 	require.Equal(t, want, d.Task)
+	queued, err := q.Task(t.Context(), want.Namespace, want.Agent, want.ID)
+	require.NoError(t, err)
+	require.Equal(t, want, queued)
 	require.Equal(t, queue.KeyOf(want), d.Key())
 	require.Equal(t, 1, d.Deliveries)
 	require.WithinDuration(t, time.Now(), d.Stored, 5*time.Second)
@@ -106,6 +109,8 @@ func TestTaskIsDeliveredOnceAndAcknowledged(t *testing.T) {
 	require.NoError(t, d.InProgress())
 	require.NoError(t, d.Ack(t.Context()))
 	nothing(t, tasks)
+	_, err = q.Task(t.Context(), want.Namespace, want.Agent, want.ID)
+	require.ErrorIs(t, err, queue.ErrNoTask)
 }
 
 func TestSlotsBoundWhatIsTaken(t *testing.T) {

@@ -112,6 +112,21 @@ func TestAnswerIsCutAtTheLimit(t *testing.T) {
 	require.Equal(t, int64(2), res.Usage.OutputTokens)
 }
 
+// What the mock uses without a script for it is never more than what is reserved for the call.
+func TestUsageIsWithinTheReservation(t *testing.T) {
+	t.Parallel()
+	p := scripted(t, "replies: [{answer: a long answer, reasoning: for long reasons, toolCalls: [{name: f, arguments: {a: 1}}, {name: g}]}]")
+	for limit := int64(1); limit < 20; limit++ {
+		req := ask("hello")
+		req.MaxTokens = limit
+		res, err := p.Chat(t.Context(), req, nil)
+		require.NoError(t, err)
+		require.LessOrEqual(t, res.Usage.OutputTokens, limit)
+		require.LessOrEqual(t, res.Usage.ReasoningTokens, res.Usage.OutputTokens)
+		require.LessOrEqual(t, res.Usage.InputTokens, llm.InputBound(req))
+	}
+}
+
 func TestMatching(t *testing.T) {
 	t.Parallel()
 	p := scripted(t, `

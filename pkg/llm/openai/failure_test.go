@@ -191,15 +191,19 @@ func TestBrokenAnswers(t *testing.T) {
 		"error as text":                 {modelserver.Reply{Body: `{"error":"out of memory"}`}, told(task.CodeProviderFailed, again, "out of memory", "")},
 		"error in vLLM's form":          {modelserver.Reply{Body: `{"object":"error","message":"bad","code":400}`}, llm.Error{Code: task.CodeProviderRefused, Unknown: true, Status: 200, Message: `model server SERVER answered 400 Bad Request: "bad"`}},
 		"error in a stream":             {modelserver.Reply{Body: "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\ndata: {\"error\":{\"message\":\"Rate limit reached\"}}\n\n"}, told(task.CodeRateLimited, again, "Rate limit reached", "; wait, or run fewer tasks at once")},
-		"finish reason error":           {modelserver.Reply{Body: "data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"error\"}]}\n\n"}, told(task.CodeProviderFailed, again, "an error without a word about it", "")},
-		"filtered answer":               {modelserver.Reply{Text: "0123456789", Finish: "content_filter"}, llm.Error{Code: task.CodeContentFiltered, Status: 200, Usage: usage, Message: `model server SERVER withheld the answer: "its content filter stopped the answer"; change the prompt`}},
-		"filtered answer, no usage":     {modelserver.Reply{Finish: "content_filter", NoUsage: true}, llm.Error{Code: task.CodeContentFiltered, Status: 200, Unknown: true, Message: `model server SERVER withheld the answer: "its content filter stopped the answer"; change the prompt`}},
-		"refusal in words":              {modelserver.Reply{Body: "data: {\"choices\":[{\"delta\":{\"refusal\":\"I will not\"},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n"}, llm.Error{Code: task.CodeContentFiltered, Status: 200, Unknown: true, Message: `model server SERVER withheld the answer: "I will not"; change the prompt`}},
-		"1 GiB of chunks":               {modelserver.Reply{Fault: modelserver.FaultHuge}, tooMuch},
-		"1 GiB in a line":               {modelserver.Reply{Fault: modelserver.FaultLine}, tooMuch},
-		"1 GiB from a gzip bomb":        {modelserver.Reply{Fault: modelserver.FaultBomb}, tooMuch},
-		"headers without an end":        {modelserver.Reply{Fault: modelserver.FaultHeaders}, llm.Error{Code: task.CodeProviderFailed, Retry: again, Unknown: true, Message: `model server SERVER broke the connection: "net/http: HTTP/1.x transport connection broken: net/http: server response headers exceeded 262144 bytes; aborted"`}},
-		"too many tool calls":           {modelserver.Reply{Tools: make([]modelserver.Use, openai.MaxToolCalls+1)}, tooMuch},
+		"refusal after a text": {modelserver.Reply{Body: "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\ndata: {\"error\":{\"message\":\"stream_options is not supported\"}}\n\n"}, llm.Error{
+			Code: task.CodeProviderRefused, Retry: again, Unknown: true, Status: 200,
+			Message: `model server SERVER answered an error: "stream_options is not supported"; the next call goes without it`,
+		}},
+		"finish reason error":       {modelserver.Reply{Body: "data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"error\"}]}\n\n"}, told(task.CodeProviderFailed, again, "an error without a word about it", "")},
+		"filtered answer":           {modelserver.Reply{Text: "0123456789", Finish: "content_filter"}, llm.Error{Code: task.CodeContentFiltered, Status: 200, Usage: usage, Message: `model server SERVER withheld the answer: "its content filter stopped the answer"; change the prompt`}},
+		"filtered answer, no usage": {modelserver.Reply{Finish: "content_filter", NoUsage: true}, llm.Error{Code: task.CodeContentFiltered, Status: 200, Unknown: true, Message: `model server SERVER withheld the answer: "its content filter stopped the answer"; change the prompt`}},
+		"refusal in words":          {modelserver.Reply{Body: "data: {\"choices\":[{\"delta\":{\"refusal\":\"I will not\"},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n"}, llm.Error{Code: task.CodeContentFiltered, Status: 200, Unknown: true, Message: `model server SERVER withheld the answer: "I will not"; change the prompt`}},
+		"1 GiB of chunks":           {modelserver.Reply{Fault: modelserver.FaultHuge}, tooMuch},
+		"1 GiB in a line":           {modelserver.Reply{Fault: modelserver.FaultLine}, tooMuch},
+		"1 GiB from a gzip bomb":    {modelserver.Reply{Fault: modelserver.FaultBomb}, tooMuch},
+		"headers without an end":    {modelserver.Reply{Fault: modelserver.FaultHeaders}, llm.Error{Code: task.CodeProviderFailed, Retry: again, Unknown: true, Message: `model server SERVER broke the connection: "net/http: HTTP/1.x transport connection broken: net/http: server response headers exceeded 262144 bytes; aborted"`}},
+		"too many tool calls":       {modelserver.Reply{Tools: make([]modelserver.Use, openai.MaxToolCalls+1)}, tooMuch},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -271,12 +275,12 @@ func TestSilence(t *testing.T) {
 func TestSlowAnswerIsWhole(t *testing.T) {
 	t.Parallel()
 	s, _ := serve(t, modelserver.Config{Rules: []modelserver.Rule{{Reply: modelserver.Reply{
-		Text: strings.Repeat("x", 60), ChunkSize: 10, ChunkDelay: 60 * time.Millisecond,
+		Text: strings.Repeat("x", 100), ChunkSize: 10, ChunkDelay: 110 * time.Millisecond,
 	}}}})
-	p := provider(t, openai.Config{BaseURL: s.URL(), IdleTimeout: 300 * time.Millisecond})
+	p := provider(t, openai.Config{BaseURL: s.URL(), IdleTimeout: time.Second})
 	res, err := p.Chat(t.Context(), ask("hello"), nil)
 	require.NoError(t, err)
-	require.Equal(t, strings.Repeat("x", 60), res.Message.Text)
+	require.Equal(t, strings.Repeat("x", 100), res.Message.Text)
 }
 
 // A server that leaves the connection open after the finish reason costs the usage, not the answer.
@@ -302,7 +306,7 @@ func TestContextEnds(t *testing.T) {
 	t.Parallel()
 	s, p := serve(t, modelserver.Config{Rules: []modelserver.Rule{{Reply: modelserver.Reply{Fault: modelserver.FaultHang}}}})
 	t.Run("deadline", func(t *testing.T) {
-		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 		defer cancel()
 		res, err := p.Chat(ctx, ask("hello"), nil)
 		requireFailure(t, llm.Error{
@@ -375,6 +379,40 @@ func TestUnreachable(t *testing.T) {
 				require.NotContains(t, err.Error(), "password1")
 			}
 		})
+	}
+}
+
+// A redirect would turn the call into another one, at another server, with the key.
+func TestRedirectIsNotFollowed(t *testing.T) {
+	t.Parallel()
+	elsewhere, _ := serve(t, modelserver.Config{})
+	for _, status := range []int{301, 302, 303, 307, 308} {
+		_, p := serve(t, modelserver.Config{Rules: []modelserver.Rule{{Reply: modelserver.Reply{Status: status, Location: elsewhere.URL() + "/models"}}}})
+		_, err := p.Chat(t.Context(), ask("hello"), nil)
+		var e *llm.Error
+		require.ErrorAs(t, err, &e)
+		require.Equal(t, task.CodeProviderRefused, e.Code)
+		require.Contains(t, e.Message, elsewhere.URL())
+	}
+	require.Empty(t, elsewhere.Calls())
+}
+
+func TestErrorsHideSecrets(t *testing.T) {
+	t.Parallel()
+	said := "key plain-secret-1, header header-secret-2, partly sk-abc***********wxyz, " + strings.Repeat("x", 200) + " and plain-secret-1 at the cut"
+	for name, reply := range map[string]modelserver.Reply{
+		"refusal": {Status: 400, Error: said},
+		"garbage": {Body: said},
+		"stream":  {Body: `data: {"error":{"message":"` + said + `"}}` + "\n\n"},
+	} {
+		s, _ := serve(t, modelserver.Config{Rules: []modelserver.Rule{{Reply: reply}}})
+		p := provider(t, openai.Config{BaseURL: s.URL(), APIKey: "plain-secret-1", Headers: map[string]string{"X-Key": "Bearer header-secret-2"}})
+		_, err := p.Chat(t.Context(), ask("hello"), nil)
+		require.Error(t, err)
+		for err := err; err != nil; err = errors.Unwrap(err) {
+			require.NotRegexp(t, "secret|abc|wxyz", err.Error(), name)
+		}
+		require.Contains(t, err.Error(), "key [hidden], header [hidden], partly [hidden]", name)
 	}
 }
 

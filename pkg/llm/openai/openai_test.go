@@ -84,7 +84,8 @@ func requireJSON(t *testing.T, want string, got json.RawMessage) {
 func TestConnectionsAreKept(t *testing.T) {
 	t.Parallel()
 	s := modelserver.New(modelserver.Config{Answer: func(c modelserver.Call) *modelserver.Reply {
-		return &modelserver.Reply{Text: "hi", Plain: c.N%2 == 0}
+		// With a delay, the end of the body arrives after the last chunk.
+		return &modelserver.Reply{Text: "hi", Plain: c.N%3 == 0, ChunkDelay: time.Duration(c.N%2) * time.Millisecond}
 	}})
 	ts := httptest.NewUnstartedServer(s)
 	var opened atomic.Int32

@@ -1,0 +1,154 @@
+package runner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"go.opentelemetry.io/otel/trace"
+
+	v1alpha1 "arkonis.dev/ark/pkg/apis/v1alpha1"
+	"arkonis.dev/ark/pkg/pipeline"
+	"arkonis.dev/ark/pkg/queue"
+	"arkonis.dev/ark/pkg/task"
+	"arkonis.dev/ark/pkg/telemetry"
+)
+
+// do carries out one action.
+func (l *Live) do(ctx context.Context, a pipeline.Action, now time.Time) error {
+	switch a := a.(type) {
+	case *pipeline.Submit:
+		return l.submit(ctx, a)
+	case *pipeline.StartRun:
+		return l.startRun(ctx, a)
+	case *pipeline.Withdraw:
+		return l.withdraw(ctx, a, now)
+	default:
+		return fmt.Errorf("action %T is unknown", a)
+	}
+}
+
+// submit queues a task; a large prompt goes to the payload store first.
+func (l *Live) submit(ctx context.Context, a *pipeline.Submit) (err error) {
+	run := l.config.Run
+	ctx, span := l.config.Telemetry.Start(ctx, "task publish", trace.SpanKindProducer,
+		telemetry.KeyTask.String(a.TaskID), telemetry.KeyKind.String(string(a.Kind)), telemetry.KeyStep.String(a.Step),
+		telemetry.KeyAgent.String(a.Agent))
+	defer func() { endSpan(span, err) }()
+	prompt, err := l.config.Queue.PutText(ctx, string(run.UID), a.Prompt)
+	if err != nil {
+		return fmt.Errorf("step %s: store the prompt: %w", a.Step, err)
+	}
+	t := &task.Task{
+		Version: task.Version, ID: a.TaskID, Kind: a.Kind, Namespace: run.Namespace, Agent: a.Agent, Run: l.wireRun(),
+		Step: a.Step, Role: a.Role, Iteration: a.Iteration, Attempt: a.Attempt, Item: a.Item,
+		Prompt: prompt, PromptHash: a.PromptHash, OutputSchema: a.OutputSchema, Model: a.Model, Capabilities: a.Capabilities,
+		TimeoutSeconds: a.TimeoutSeconds, Deadline: a.Deadline, Created: a.Created, Budgets: a.Budgets,
+		CanDelegate: a.CanDelegate,
+	}
+	if len(a.CanDelegate) > 0 {
+		t.Roles = l.plan.Roles()
+	}
+	if err := l.config.Queue.Submit(ctx, t); err != nil {
+		return fmt.Errorf("step %s: %w", a.Step, err)
+	}
+	return nil
+}
+
+func (l *Live) wireRun() task.Run {
+	run := l.config.Run
+	r := task.Run{UID: string(run.UID), Name: run.Name}
+	if run.Spec.TeamRef != nil {
+		r.Team = run.Spec.TeamRef.Name
+	}
+	return r
+}
+
+func (l *Live) startRun(ctx context.Context, a *pipeline.StartRun) error {
+	err := l.config.Store.StartChild(ctx, Child{
+		Parent: l.config.Run, Key: l.key("", a.TaskID), Name: a.ChildName, Team: a.Team, Input: a.Input, Hops: a.Hops,
+		TimeoutSeconds: a.TimeoutSeconds, Created: a.Created, Budgets: a.Budgets, Deadline: a.Deadline,
+	})
+	if err != nil {
+		return fmt.Errorf("step %s: start a run of team %s: %w", a.Step, a.Team, err)
+	}
+	return nil
+}
+
+// withdraw ends a task that is not wanted any more: its result is stored unless it has one, then its agent is told.
+func (l *Live) withdraw(ctx context.Context, a *pipeline.Withdraw, now time.Time) error {
+	key := l.key(a.Agent, a.TaskID)
+	if a.Child != "" {
+		if err := l.config.Store.CancelChild(ctx, a.Child, key, a.Message); err != nil {
+			return fmt.Errorf("cancel child run %s: %w", a.Child, err)
+		}
+		return nil
+	}
+	status := task.Failed
+	if a.Code == task.CodeCancelled {
+		status = task.Cancelled
+	}
+	_, err := l.config.Queue.PublishResult(ctx, key, &task.Result{
+		Version: task.Version, TaskID: a.TaskID, Status: status, Error: &task.Error{Code: a.Code, Message: a.Message}, Completed: now,
+	})
+	if err != nil {
+		return err
+	}
+	// Only a hint: without it the agent learns of the result when it publishes its own.
+	if err := l.config.Queue.HintCancel(key, a.Message); err != nil && !errors.Is(err, queue.ErrUnavailable) {
+		return err
+	}
+	return nil
+}
+
+// finish makes the end of the run certain for this process, then commits it.
+func (l *Live) finish(ctx context.Context, a *pipeline.Finish, now time.Time) error {
+	l.plan.Apply(l.state, pipeline.Ended{
+		Phase: a.Phase, Reason: a.Reason, Message: a.Message, FailedStep: a.FailedStep, Output: a.Output, At: now,
+	})
+	status := l.plan.Status(l.state, now)
+	status.TraceID = l.spans.traceID
+	l.closing, l.output = &status, a.Output
+	return l.commit(ctx)
+}
+
+// commit stores the end of the run. An end that somebody else committed before is the one that holds.
+func (l *Live) commit(ctx context.Context) error {
+	if l.closing.OutputRef == nil && l.output != l.closing.Output {
+		ref, err := l.config.Queue.PutPayload(ctx, string(l.config.Run.UID), strings.NewReader(l.output))
+		if err != nil {
+			return fmt.Errorf("store the output: %w", err)
+		}
+		l.closing.OutputRef = &v1alpha1.PayloadRef{Key: ref.Key, Size: ref.Size, SHA256: ref.SHA256}
+	}
+	held, err := l.config.Store.Commit(ctx, l.config.Run, *l.closing)
+	if err != nil {
+		return fmt.Errorf("commit the end: %w", err)
+	}
+	if !held.CompletionTime.Equal(l.closing.CompletionTime) || held.Phase != l.closing.Phase {
+		if l.output, err = l.outputOf(ctx, &held); err != nil {
+			return err
+		}
+	}
+	l.end = &held
+	return nil
+}
+
+// outputOf is the whole output of an end that another process committed.
+func (l *Live) outputOf(ctx context.Context, end *v1alpha1.ArkRunStatus) (string, error) {
+	ref := end.OutputRef
+	if ref == nil {
+		return end.Output, nil
+	}
+	text, err := l.config.Queue.Text(ctx, task.Text{Ref: &task.Ref{Key: ref.Key, Size: ref.Size, SHA256: ref.SHA256}}, ref.Size)
+	if err != nil {
+		return "", fmt.Errorf("read the output: %w", err)
+	}
+	return text, nil
+}
+
+func (l *Live) key(agent, taskID string) queue.Key {
+	return queue.Key{Namespace: l.config.Run.Namespace, Agent: agent, RunUID: string(l.config.Run.UID), TaskID: taskID}
+}

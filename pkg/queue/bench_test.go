@@ -5,10 +5,11 @@ import (
 	"fmt"
 	"testing"
 
-	"arkonis.dev/ark/pkg/queue"
-	"arkonis.dev/ark/pkg/task"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
+
+	"arkonis.dev/ark/pkg/queue"
+	"arkonis.dev/ark/pkg/task"
 )
 
 // BenchmarkStart is process start to usable queue, which `ark run` pays once.

@@ -35,9 +35,6 @@ type Write struct {
 	Rollup bool
 }
 
-// At makes an expectation.
-func At(seq uint64) *uint64 { return &seq }
-
 // Batch stores all writes in the ledger, or none, and returns their sequences, which rise in the order of the writes.
 // No other write comes between them, and no reader sees a part of them.
 //

@@ -9,8 +9,9 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"arkonis.dev/ark/pkg/task"
 	"github.com/nats-io/nats.go"
+
+	"arkonis.dev/ark/pkg/task"
 )
 
 // What a consumer answers about a message.
@@ -205,7 +206,7 @@ func (q *Queue) bury(ctx context.Context, m *nats.Msg, stream, reason string) er
 	dead.Header.Set(headerReason, oneLine(reason))
 	dead.Header.Set(headerStream, stream)
 	dead.Header.Set(headerSubject, m.Subject)
-	if _, err := q.publish(ctx, dead, ""); err != nil && !errors.Is(err, ErrExists) {
+	if err := q.publish(ctx, dead, ""); err != nil && !errors.Is(err, ErrExists) {
 		return err
 	}
 	return nil

@@ -9,9 +9,10 @@ import (
 	"sync"
 	"testing"
 
-	"arkonis.dev/ark/pkg/queue"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
+
+	"arkonis.dev/ark/pkg/queue"
 )
 
 var (
@@ -51,16 +52,16 @@ func TestBatchStoresAllOrNothing(t *testing.T) {
 	t.Parallel()
 	q := inMemory(t)
 	require.Empty(t, bodies(t, q, call))
-	first, err := q.Batch(t.Context(), write(call, "intent", queue.At(0)), write(call, "note", nil),
-		queue.Write{Subject: state, Body: []byte("100"), Expect: queue.At(0), Rollup: true})
+	first, err := q.Batch(t.Context(), write(call, "intent", new(uint64(0))), write(call, "note", nil),
+		queue.Write{Subject: state, Body: []byte("100"), Expect: new(uint64(0)), Rollup: true})
 	require.NoError(t, err)
 	require.Len(t, first, 3)
 	require.IsIncreasing(t, first)
 
 	for name, stale := range map[string][]queue.Write{
-		"single":       {write(call, "late", queue.At(first[0]))},
-		"none is none": {write(call, "late", queue.At(0))},
-		"one of many":  {write(daily, "1", nil), write(call, "x", queue.At(first[1])), write(state, "90", queue.At(first[0]))},
+		"single":       {write(call, "late", new(first[0]))},
+		"none is none": {write(call, "late", new(uint64(0)))},
+		"one of many":  {write(daily, "1", nil), write(call, "x", new(first[1])), write(state, "90", new(first[0]))},
 	} {
 		_, err = q.Batch(t.Context(), stale...)
 		require.ErrorIs(t, err, queue.ErrStale, name)
@@ -81,7 +82,7 @@ func TestBatchThatMakesNoSenseIsRefused(t *testing.T) {
 	q := inMemory(t)
 	for says, writes := range map[string][]queue.Write{
 		"nothing to write": {},
-		"first write":      {write(call, "", nil), write(call, "", queue.At(1))},
+		"first write":      {write(call, "", nil), write(call, "", new(uint64(1)))},
 		"too long":         {write(string(make([]byte, 5000)), "", nil)},
 	} {
 		_, err := q.Batch(t.Context(), writes...)
@@ -115,7 +116,7 @@ func TestBatchMayBeLargerThanAMessage(t *testing.T) {
 	require.IsIncreasing(t, seqs)
 	require.Len(t, seqs, len(want))
 	require.Equal(t, want, bodies(t, q, call))
-	writes[0].Expect = queue.At(seqs[0])
+	writes[0].Expect = new(seqs[0])
 	_, err = q.Batch(t.Context(), writes...)
 	require.ErrorIs(t, err, queue.ErrStale)
 
@@ -214,7 +215,7 @@ func TestLedgerStartsAnewWhenItsStreamIsLost(t *testing.T) {
 	require.ErrorIs(t, err, queue.ErrUnavailable)
 
 	open(t, s, queue.Config{Storage: jetstream.MemoryStorage})
-	_, err = q.Batch(t.Context(), write(call, "after", queue.At(0)))
+	_, err = q.Batch(t.Context(), write(call, "after", new(uint64(0))))
 	require.NoError(t, err)
 	require.Equal(t, []string{"after"}, bodies(t, q, call))
 }

@@ -13,10 +13,11 @@ import (
 	"strings"
 	"unicode/utf8"
 
-	"arkonis.dev/ark/pkg/task"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nuid"
+
+	"arkonis.dev/ark/pkg/task"
 )
 
 // A payload is one message under ark.payload.<run uid>.m.<sha256>. It holds the body itself when that fits into one
@@ -101,7 +102,7 @@ func (q *Queue) putHead(ctx context.Context, runUID string, ref task.Ref, upload
 	if upload != "" {
 		m.Header.Set(headerUpload, upload)
 	}
-	_, err = q.publish(ctx, m, "")
+	err = q.publish(ctx, m, "")
 	if errors.Is(err, ErrExists) {
 		return false, nil
 	}

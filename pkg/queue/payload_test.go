@@ -10,10 +10,11 @@ import (
 	"strings"
 	"testing"
 
-	"arkonis.dev/ark/pkg/queue"
-	"arkonis.dev/ark/pkg/task"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
+
+	"arkonis.dev/ark/pkg/queue"
+	"arkonis.dev/ark/pkg/task"
 )
 
 const chunk = 128 << 10

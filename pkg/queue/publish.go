@@ -7,10 +7,11 @@ import (
 	"strconv"
 	"strings"
 
-	"arkonis.dev/ark/pkg/task"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go.opentelemetry.io/otel/propagation"
+
+	"arkonis.dev/ark/pkg/task"
 )
 
 // Headers of ark's messages, beside the W3C trace context.
@@ -31,20 +32,20 @@ func message(ctx context.Context, subject string, body []byte) *nats.Msg {
 
 // publish stores a message and says in its error whether it was stored. id is Nats-Msg-Id: a help against doubles for
 // as long as the server remembers it, no guarantee.
-func (q *Queue) publish(ctx context.Context, m *nats.Msg, id string) (*jetstream.PubAck, error) {
+func (q *Queue) publish(ctx context.Context, m *nats.Msg, id string) error {
 	if len(m.Subject) > maxSubject {
-		return nil, fmt.Errorf("subject of %d bytes: %w", len(m.Subject), errSubject)
+		return fmt.Errorf("subject of %d bytes: %w", len(m.Subject), errSubject)
 	}
 	if err := ended(ctx); err != nil {
-		return nil, err
+		return err
 	}
 	if id != "" {
 		m.Header.Set(jetstream.MsgIDHeader, id)
 	}
 	ctx, cancel := q.bounded(ctx)
 	defer cancel()
-	ack, err := q.js.PublishMsg(ctx, m)
-	return ack, classify(err)
+	_, err := q.js.PublishMsg(ctx, m)
+	return classify(err)
 }
 
 // bounded gives a context without a deadline one.

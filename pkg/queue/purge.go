@@ -7,9 +7,10 @@ import (
 	"slices"
 	"time"
 
-	"arkonis.dev/ark/pkg/task"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"arkonis.dev/ark/pkg/task"
 )
 
 // PurgeRun removes everything that the streams hold of runs that nobody needs any more: results, journals, budgets and

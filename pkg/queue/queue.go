@@ -74,7 +74,7 @@ func (c *Config) validate() error {
 	l := c.Limits
 	for name, n := range map[string]int64{"Tasks": l.Tasks, "Results": l.Results, "Ledger": l.Ledger, "Payloads": l.Payloads, "Dead": l.Dead} {
 		if n <= 0 {
-			return fmt.Errorf("Limits.%s: %d bytes, every stream needs a limit above 0", name, n)
+			return fmt.Errorf("limits: %s: %d bytes, every stream needs a limit above 0", name, n)
 		}
 	}
 	if c.Replicas == 0 {

@@ -7,11 +7,12 @@ import (
 	"testing"
 	"time"
 
-	"arkonis.dev/ark/pkg/queue"
-	"arkonis.dev/ark/pkg/task"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
+
+	"arkonis.dev/ark/pkg/queue"
+	"arkonis.dev/ark/pkg/task"
 )
 
 // quiet drops what the server and the queue log: the tests provoke it.

@@ -10,9 +10,10 @@ import (
 	"fmt"
 	"time"
 
-	"arkonis.dev/ark/pkg/task"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"arkonis.dev/ark/pkg/task"
 )
 
 // publishAttempts bounds how often a result is sent when no answer comes.
@@ -51,7 +52,7 @@ func (q *Queue) publishFirst(ctx context.Context, subject string, v any) (won bo
 	}
 	for range publishAttempts {
 		// The id covers the body: a second result of another content must meet the stream's own guard.
-		_, err = q.publish(ctx, message(ctx, subject, body), contentID(subject, body))
+		err = q.publish(ctx, message(ctx, subject, body), contentID(subject, body))
 		switch {
 		case err == nil:
 			return true, nil

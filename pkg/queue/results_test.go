@@ -9,11 +9,12 @@ import (
 	"testing"
 	"time"
 
-	"arkonis.dev/ark/pkg/queue"
-	"arkonis.dev/ark/pkg/task"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/otel/trace"
+
+	"arkonis.dev/ark/pkg/queue"
+	"arkonis.dev/ark/pkg/task"
 )
 
 var errDone = errors.New("done")

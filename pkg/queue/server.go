@@ -20,7 +20,15 @@ import (
 // DefaultMaxPayload is the size in bytes of the largest message, headers included.
 const DefaultMaxPayload = 1 << 20
 
-const startTimeout = 30 * time.Second
+const (
+	startTimeout = 30 * time.Second
+	// syncInterval is how often the disk is synced without SyncAlways.
+	syncInterval = 2 * time.Minute
+	// watchEvery is how often the server's health is looked at.
+	watchEvery = 2 * time.Second
+	// spareBytes must be free on the disk before a server that has failed to write is tried again.
+	spareBytes = 4 << 20
+)
 
 // ServerConfig says how the embedded server stores.
 type ServerConfig struct {
@@ -60,6 +68,9 @@ type Server struct {
 	mu    sync.Mutex
 	conns []*nats.Conn
 	stop  sync.Once
+
+	quit     chan struct{} // closed by Shutdown
+	watching sync.WaitGroup
 }
 
 // StartServer starts the server and returns when it takes connections. The error is a LockedError when another
@@ -69,7 +80,7 @@ func StartServer(ctx context.Context, cfg ServerConfig) (*Server, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, fmt.Errorf("queue server: %w", err)
 	}
-	s := &Server{cfg: cfg}
+	s := &Server{cfg: cfg, quit: make(chan struct{})}
 	if err := s.start(ctx); err != nil {
 		s.Shutdown()
 		return nil, fmt.Errorf("start queue server: %w", err)
@@ -90,6 +101,7 @@ func (s *Server) start(ctx context.Context) error {
 		DisableJetStreamBanner: true,
 		StoreDir:               dir,
 		SyncAlways:             s.cfg.SyncAlways,
+		SyncInterval:           syncInterval,
 		MaxPayload:             s.cfg.MaxPayload,
 		// The streams carry the limits. The server's own would be taken from the memory and disk that happen to be
 		// free at the start, and a store that has grown could not be opened again.
@@ -101,7 +113,12 @@ func (s *Server) start(ctx context.Context) error {
 	}
 	s.ns.SetLoggerV2(serverLog{s.cfg.Logger}, false, false, false)
 	s.ns.Start()
-	return s.ready(ctx)
+	if err := s.ready(ctx); err != nil || s.cfg.StoreDir == "" {
+		return err
+	}
+	s.watching.Add(1)
+	go s.watch()
+	return nil
 }
 
 // folder locks the store, or makes a folder for what a server in memory still keeps on disk.
@@ -151,6 +168,8 @@ func (s *Server) Connect(name string) (*nats.Conn, error) {
 // be called more than once.
 func (s *Server) Shutdown() {
 	s.stop.Do(func() {
+		close(s.quit)
+		s.watching.Wait()
 		s.mu.Lock()
 		for _, nc := range s.conns {
 			nc.Close()
@@ -167,6 +186,78 @@ func (s *Server) Shutdown() {
 		}
 		s.lock.release()
 	})
+}
+
+// watch ends with Shutdown. A stream that has failed to write once, because the disk was full, refuses every write
+// from then on: only a restart of JetStream makes it look again. Connections live on; what was not acknowledged fails
+// for its caller, and consumers go on where they were.
+func (s *Server) watch() {
+	defer s.watching.Done()
+	tick := time.NewTicker(watchEvery)
+	defer tick.Stop()
+	told := false
+	for {
+		select {
+		case <-s.quit:
+			return
+		case <-tick.C:
+		}
+		health := s.ns.Healthz(&server.HealthzOptions{})
+		if health.Status == "ok" {
+			told = false
+			continue
+		}
+		if !told {
+			s.cfg.Logger.Error("the store of the queue cannot be written, it is tried again when it can", "folder", s.cfg.StoreDir, "cause", health.Error)
+			told = true
+		}
+		if err := s.revive(); err != nil {
+			s.cfg.Logger.Debug("the store of the queue still cannot be written", "folder", s.cfg.StoreDir, "error", err)
+			continue
+		}
+		s.cfg.Logger.Info("the store of the queue can be written again", "folder", s.cfg.StoreDir)
+	}
+}
+
+// revive restarts JetStream on its folder when the disk takes data again.
+func (s *Server) revive() error {
+	if err := s.probe(); err != nil {
+		return err
+	}
+	if err := s.ns.ShutdownJetStream(); err != nil {
+		return fmt.Errorf("stop JetStream: %w", err)
+	}
+	err := s.ns.EnableJetStream(&server.JetStreamConfig{
+		StoreDir:     s.cfg.StoreDir,
+		SyncAlways:   s.cfg.SyncAlways,
+		SyncInterval: syncInterval,
+		MaxMemory:    math.MaxInt64 / 2,
+		MaxStore:     math.MaxInt64 / 2,
+		Strict:       true,
+	})
+	if err != nil {
+		return fmt.Errorf("start JetStream: %w", err)
+	}
+	return nil
+}
+
+// probe writes and syncs a file of its own beside the store.
+func (s *Server) probe() error {
+	f, err := os.CreateTemp(s.cfg.StoreDir, "probe-")
+	if err != nil {
+		return fmt.Errorf("probe folder %s: %w", s.cfg.StoreDir, err)
+	}
+	defer func() {
+		_ = f.Close()
+		_ = os.Remove(filepath.Clean(f.Name()))
+	}()
+	if _, err = f.Write(make([]byte, spareBytes)); err == nil {
+		err = f.Sync()
+	}
+	if err != nil {
+		return fmt.Errorf("probe folder %s: %w", s.cfg.StoreDir, err)
+	}
+	return nil
 }
 
 // ConnectOptions are the settings of every connection of ark: it reconnects for ever, keeps nothing for later while it

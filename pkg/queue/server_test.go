@@ -6,24 +6,35 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"testing"
 	"time"
 
-	"arkonis.dev/ark/pkg/queue"
 	"github.com/stretchr/testify/require"
+
+	"arkonis.dev/ark/pkg/queue"
 )
 
 // childDir tells a copy of the test binary to be the process of a test that kills it.
 const childDir = "ARK_QUEUE_TEST_CHILD_DIR"
 
+// roles are the processes that tests start of the test binary itself, by the variable that names their folder.
+func roles() map[string]func(ctx context.Context, dir string) error {
+	all := map[string]func(ctx context.Context, dir string) error{childDir: child}
+	maps.Copy(all, systemRoles())
+	return all
+}
+
 func TestMain(m *testing.M) {
-	if dir := os.Getenv(childDir); dir != "" {
-		if err := child(context.Background(), dir); err != nil {
-			panic(err)
+	for name, run := range roles() {
+		if dir := os.Getenv(name); dir != "" {
+			if err := run(context.Background(), dir); err != nil {
+				panic(err)
+			}
+			return
 		}
-		return
 	}
 	os.Exit(m.Run())
 }
@@ -142,7 +153,7 @@ func child(ctx context.Context, dir string) error {
 		if err := errors.Join(resultErr, batchErr, q.Submit(ctx, x)); err != nil {
 			return err
 		}
-		fmt.Println(i)
+		fmt.Fprintln(os.Stdout, i)
 	}
 }
 

@@ -4,8 +4,9 @@ import (
 	"strings"
 	"testing"
 
-	"arkonis.dev/ark/pkg/queue"
 	"github.com/stretchr/testify/require"
+
+	"arkonis.dev/ark/pkg/queue"
 )
 
 func TestTokenKeepsPlainNames(t *testing.T) {

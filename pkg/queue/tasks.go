@@ -11,9 +11,10 @@ import (
 	"sync"
 	"time"
 
-	"arkonis.dev/ark/pkg/task"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"arkonis.dev/ark/pkg/task"
 )
 
 // Defaults of TasksConfig.
@@ -38,7 +39,7 @@ func (q *Queue) Submit(ctx context.Context, t *task.Task) error {
 	}
 	m := message(ctx, taskSubject(t.Namespace, t.Agent, t.ID), body)
 	m.Header.Set(headerRun, Token(t.Run.UID))
-	if _, err = q.publish(ctx, m, Token(t.ID)); err != nil && !errors.Is(err, ErrExists) {
+	if err = q.publish(ctx, m, Token(t.ID)); err != nil && !errors.Is(err, ErrExists) {
 		return fmt.Errorf("submit %s: %w", KeyOf(t), err)
 	}
 	return nil
@@ -91,10 +92,10 @@ func (c *TasksConfig) validate() error {
 		c.Heartbeat = DefaultHeartbeat
 	}
 	if c.Slots < 0 || c.AckWait < 0 {
-		return fmt.Errorf("Slots %d and AckWait %s must not be negative", c.Slots, c.AckWait)
+		return fmt.Errorf("config: Slots %d and AckWait %s must not be negative", c.Slots, c.AckWait)
 	}
 	if c.Heartbeat < 0 || 2*c.Heartbeat > pullExpiry {
-		return fmt.Errorf("Heartbeat: %s is not between 0 and %s", c.Heartbeat, pullExpiry/2)
+		return fmt.Errorf("config: Heartbeat %s is not between 0 and %s", c.Heartbeat, pullExpiry/2)
 	}
 	return nil
 }
@@ -469,7 +470,10 @@ func (p *puller) discard(closed <-chan struct{}) {
 }
 
 func (p *puller) handBack(m *nats.Msg) {
-	if m.Reply != "" {
-		nak(p.t.q.nc, m.Reply, 0)
+	if m.Reply == "" {
+		return
+	}
+	if err := nak(p.t.q.nc, m.Reply, 0); err != nil {
+		p.t.q.cfg.Logger.Debug("task was not handed back, it comes again later", "subject", m.Subject, "error", err)
 	}
 }

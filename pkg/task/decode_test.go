@@ -7,8 +7,9 @@ import (
 	"testing"
 	"time"
 
-	"arkonis.dev/ark/pkg/task"
 	"github.com/stretchr/testify/require"
+
+	"arkonis.dev/ark/pkg/task"
 )
 
 func fullTask() task.Task {

@@ -49,7 +49,10 @@ func (c *checker) branch(b *parse.BranchNode) error {
 
 func (c *checker) pipe(p *parse.PipeNode) error {
 	for i, cmd := range p.Cmds {
-		for _, a := range cmd.Args {
+		for j, a := range cmd.Args {
+			if f, ok := a.(*parse.IdentifierNode); ok && j > 0 {
+				return c.errorAt(f, c.bare(f))
+			}
 			if err := c.operand(a); err != nil {
 				return err
 			}
@@ -95,6 +98,14 @@ func (c *checker) call(f *parse.IdentifierNode, n int) error {
 	return nil
 }
 
+// bare words a name that stands where a value is needed. No function gives a value without arguments.
+func (c *checker) bare(f *parse.IdentifierNode) error {
+	if err := c.call(f, 0); err != nil {
+		return err
+	}
+	return errorf("%s needs arguments: put the call into parentheses", f.Ident)
+}
+
 func count(n int) string {
 	if n == 1 {
 		return "1 argument"
@@ -112,9 +123,7 @@ func (c *checker) operand(n parse.Node) error {
 		return c.pipe(n)
 	case *parse.ChainNode:
 		if f, ok := n.Node.(*parse.IdentifierNode); ok {
-			if err := c.call(f, 0); err != nil {
-				return err
-			}
+			return c.errorAt(f, c.bare(f))
 		}
 		return c.operand(n.Node)
 	case *parse.NumberNode:

@@ -415,8 +415,6 @@ func (r *run) operandValue(dot any, n parse.Node) (any, error) {
 		return nil, nil
 	case *parse.NumberNode:
 		return number(n), nil
-	case *parse.IdentifierNode:
-		return r.call(n, nil)
 	}
 	return nil, errorf("%s cannot be evaluated", shorten(n.String(), 40))
 }

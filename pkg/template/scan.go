@@ -2,6 +2,7 @@ package template
 
 import (
 	"regexp"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -154,13 +155,13 @@ func (s *scanner) action(start int) error {
 			s.pos++
 			s.pos += wordLen(s.src[s.pos:])
 			glued = true
-		case isWord(c) && !unicode.IsDigit(c):
+		case isWord(c) && !isDigit(c):
 			s.pos += wordLen(s.src[s.pos:])
 			if len(words) < 2 && (first || len(words) == 1) {
 				words = append(words, s.src[at:s.pos])
 			}
 			glued = true
-		case c == '.' || unicode.IsDigit(c):
+		case c == '.' || isDigit(c):
 			s.number()
 		case c == ':':
 			s.pos++
@@ -244,7 +245,7 @@ func (s *scanner) number() {
 }
 
 func (s *scanner) digitAt(i int) bool {
-	return i < len(s.src) && s.src[i] >= '0' && s.src[i] <= '9'
+	return i < len(s.src) && isDigit(rune(s.src[i]))
 }
 
 // control follows the nesting of control structures.
@@ -295,20 +296,36 @@ func (s *scanner) parse() (*parse.ListNode, error) {
 	text := s.out.String()
 	root, msg := parseGo(text)
 	if msg != "" {
-		at := sort.Search(len(s.actions), func(i int) bool {
-			_, m := parseGo(text[:s.actions[i].end])
-			return m == msg
-		})
-		s.errAt = len(s.src)
-		if at < len(s.actions) {
-			s.errAt = s.srcPos(s.actions[at].start)
-		}
+		s.errAt = s.srcPos(s.guilty(text, msg))
 		return nil, errorf("%s", s.unalias(msg))
 	}
 	if err := (&restorer{s}).list(root); err != nil {
 		return nil, err
 	}
 	return root, nil
+}
+
+// guilty finds the action that the parser's message is about, as it does not say. The first one up to which the text
+// gives that message is the one; over a long text, where so many tries would take too long, each action is tried alone.
+func (s *scanner) guilty(text, msg string) int {
+	const long = 8 << 10
+	n := len(s.actions)
+	var at int
+	if len(text) <= long {
+		at = sort.Search(n, func(i int) bool {
+			_, m := parseGo(text[:s.actions[i].end])
+			return m == msg
+		})
+	} else {
+		at = slices.IndexFunc(s.actions, func(a span) bool {
+			_, m := parseGo(text[a.start:a.end])
+			return m == msg
+		})
+	}
+	if at < 0 || at >= n {
+		return len(text)
+	}
+	return s.actions[at].start
 }
 
 // parseGo returns the tree, or the parser's message without its place.
@@ -355,6 +372,8 @@ func (s *scanner) srcPos(out int) int {
 }
 
 func isSpace(c byte) bool { return c == ' ' || c == '\t' || c == '\r' || c == '\n' }
+
+func isDigit(c rune) bool { return c >= '0' && c <= '9' }
 
 func isWord(c rune) bool { return c == '_' || unicode.IsLetter(c) || unicode.IsDigit(c) }
 

@@ -1,0 +1,508 @@
+package work
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"arkonis.dev/ark/pkg/ledger"
+	"arkonis.dev/ark/pkg/queue"
+	"arkonis.dev/ark/pkg/task"
+)
+
+// appending decides an append.
+type appending struct {
+	req     appendRequest
+	budgets []task.Budget // that an Intent is reserved in
+	asked   time.Time     // when the client asked last, for the lock of the book
+	// checked says that the budgets are known to be as the stream has them: no refusal without.
+	checked  bool
+	waitsFor []scopeKey // the budgets that stood in the way
+	have     int        // for errConflict
+}
+
+func (a *appending) decide(t *turn, o *op) step {
+	j := t.journal(o.key)
+	if j == nil {
+		return stepUnloaded
+	}
+	have, verdict, err := a.place(t, j, o)
+	if verdict == stepUnloaded {
+		return stepUnloaded
+	}
+	if err != nil || have == len(a.req.Entries) {
+		o.outcome = err
+		return stepEnded
+	}
+	return a.account(t, j, o, a.req.Entries[have:])
+}
+
+// place finds out how many of the entries are stored already. verdict is stepUnloaded when the journal in memory seems
+// to be older than the caller.
+func (a *appending) place(t *turn, j *journal, o *op) (have int, verdict step, err error) {
+	old := !o.reloaded && (a.req.Epoch > j.epoch || a.req.Epoch == j.epoch && a.req.N > j.appended+1)
+	switch {
+	case old:
+		o.reload, o.reloaded = true, true
+		return 0, stepUnloaded, nil
+	case j.epoch == 0:
+		return 0, stepEnded, ErrGone
+	case a.req.Epoch != j.epoch:
+		return 0, stepEnded, ErrFenced
+	case a.req.ID == j.withdrawn, t.at.Sub(a.asked) > 3*pollLimit:
+		return 0, stepEnded, errWithdrawn
+	case a.req.N == j.appended && a.req.ID == j.appendID && !j.more:
+		return len(a.req.Entries), stepEnded, nil
+	case a.req.N == j.appended && a.req.ID == j.appendID:
+		return min(j.have, len(a.req.Entries)), stepEnded, nil
+	case a.req.N == j.appended:
+		a.have = j.have
+		return 0, stepEnded, errConflict
+	case a.req.N != j.appended+1:
+		return 0, stepEnded, fmt.Errorf("%w: append %d after %d", ErrGone, a.req.N, j.appended)
+	default:
+		return 0, stepEnded, nil
+	}
+}
+
+// account applies entries that are not stored yet, as far as the budgets allow.
+func (a *appending) account(t *turn, j *journal, o *op, entries []Entry) step {
+	intent := slices.IndexFunc(entries, func(e Entry) bool { return e.Intent != nil })
+	if err := a.check(j, entries, intent); err != nil {
+		o.outcome = err
+		return stepEnded
+	}
+	ends, ok := j.endsOf(t, o, entries)
+	var budgets []*scope
+	if intent >= 0 {
+		budgets = t.load(o, a.budgets)
+	}
+	if !ok || intent >= 0 && len(budgets) < len(a.budgets) {
+		return stepUnloaded
+	}
+	if intent < 0 {
+		a.store(t, j, entries, ends, false)
+		return stepEnded
+	}
+	return a.reserve(t, j, o, entries, intent, ends, budgets)
+}
+
+func (a *appending) check(j *journal, entries []Entry, intent int) error {
+	if intent >= 0 {
+		switch call := entries[intent].Intent.Call; {
+		case j.done:
+			return ErrDone
+		case j.task == nil:
+			return ErrGone
+		case call <= j.lastCall:
+			return refusef("call %d does not follow call %d", call, j.lastCall)
+		case slices.ContainsFunc(entries[intent+1:], func(e Entry) bool { return e.Intent != nil || e.Answer != nil || e.Failed != nil }):
+			return refusef("an intent must be the last of the entries that account for calls")
+		}
+	}
+	for _, e := range entries {
+		call, _, ok := j.ended(e)
+		if !ok {
+			continue
+		}
+		if _, open := j.open[call]; !open {
+			if j.done {
+				return ErrDone
+			}
+			return refusef("call %d is not open", call)
+		}
+	}
+	return nil
+}
+
+// ending is the settlement of one call.
+type ending struct {
+	holder   string
+	reserved int64
+	used     int64
+	scopes   []*scope
+}
+
+// endsOf lists the calls that entries end. ok is false when a budget of theirs is not in memory.
+func (j *journal) endsOf(t *turn, o *op, entries []Entry) (ends []ending, ok bool) {
+	ok = true
+	for _, e := range entries {
+		call, used, is := j.ended(e)
+		if !is {
+			continue
+		}
+		r := j.open[call]
+		scopes := t.load(o, r.budgets)
+		if len(scopes) < len(r.budgets) {
+			ok = false
+			continue
+		}
+		ends = append(ends, ending{ledgerHolder(j.key, call), r.reserve, used, scopes})
+	}
+	return ends, ok
+}
+
+// store writes entries and settles the calls that they end.
+func (a *appending) store(t *turn, j *journal, entries []Entry, ends []ending, more bool) {
+	r := &record{Epoch: j.epoch, N: a.req.N, ID: a.req.ID, More: more, Entries: entries, Notes: overdrawn(ends)}
+	if slices.ContainsFunc(entries, func(e Entry) bool { return e.Intent != nil }) {
+		r.Budgets = a.budgets
+	}
+	t.write(j, r)
+	t.settleAll(ends)
+}
+
+func (t *turn) settleAll(ends []ending) {
+	for _, e := range ends {
+		for _, s := range e.scopes {
+			t.settle(s, e.holder, e.used)
+		}
+	}
+}
+
+// overdrawn says which calls used more than was reserved.
+func overdrawn(ends []ending) []string {
+	var notes []string
+	for _, e := range ends {
+		if e.used > e.reserved {
+			notes = append(notes, fmt.Sprintf("call %s used %d tokens, more than the %d that were reserved as its upper bound; all of them are charged",
+				e.holder[strings.LastIndexByte(e.holder, '.')+1:], e.used, e.reserved))
+		}
+	}
+	return notes
+}
+
+// reserve decides an Intent. The calls that the same append ends count as ended: their tokens are free for it.
+func (a *appending) reserve(t *turn, j *journal, o *op, entries []Entry, intent int, ends []ending, budgets []*scope) step {
+	call := entries[intent].Intent
+	holder := ledgerHolder(j.key, call.Call)
+	verdict, scope := t.verdict(budgets, ends, holder, a.budgets, call.Reserve)
+	keys := keysOf(budgets)
+	a.waitsFor = keys
+	switch {
+	case verdict.Decision == ledger.Refused && !a.checked:
+		o.outcome = errCheck
+		return stepEnded
+	case verdict.Decision == ledger.Refused:
+		o.outcome = &BudgetError{
+			Scope: scope, Limit: verdict.Limit, Spent: verdict.Spent, Reserved: verdict.Reserved, Asked: verdict.Asked, FreesAt: verdict.FreesAt,
+		}
+		return stepEnded
+	case verdict.Decision == ledger.Wait || t.book.ahead(o, keys):
+		if len(ends) > 0 {
+			// What is ended is ended, and must not stand in anybody's way while this one waits.
+			a.store(t, j, entries[:intent], ends, true)
+		}
+		o.waits = keys
+		return stepWaits
+	}
+	a.store(t, j, entries, ends, false)
+	for i, s := range budgets {
+		s.state.Reserve(limitOf(a.budgets[i]), holder, call.Reserve, t.now)
+		t.touch(s)
+	}
+	return stepEnded
+}
+
+// verdict is the strictest of all budgets, and its scope.
+func (t *turn) verdict(budgets []*scope, ends []ending, holder string, limits []task.Budget, tokens int64) (worst ledger.Verdict, name string) {
+	worst.Decision = ledger.Granted
+	for i, s := range budgets {
+		state := s.state
+		for _, e := range ends {
+			if slices.Contains(e.scopes, s) {
+				if state == s.state {
+					state = s.state.Clone()
+				}
+				state.Settle(e.holder, e.used, t.now)
+			}
+		}
+		if v := state.Decide(limitOf(limits[i]), holder, tokens, t.now); v.Decision > worst.Decision {
+			worst, name = v, s.key.scope
+		}
+	}
+	return worst, name
+}
+
+func keysOf(scopes []*scope) []scopeKey {
+	keys := make([]scopeKey, len(scopes))
+	for i, s := range scopes {
+		keys[i] = s.key
+	}
+	return keys
+}
+
+// withdrawing decides that an append is given up.
+type withdrawing struct {
+	req  withdrawRequest
+	have int
+}
+
+func (w *withdrawing) decide(t *turn, o *op) step {
+	j := t.journal(o.key)
+	switch {
+	case j == nil:
+		return stepUnloaded
+	case w.req.Epoch > j.epoch && !o.reloaded:
+		o.reload, o.reloaded = true, true
+		return stepUnloaded
+	case w.req.Epoch != j.epoch:
+		o.outcome = ErrFenced
+		return stepEnded
+	}
+	if w.req.N == j.appended {
+		w.have = j.have
+	}
+	j.withdrawn = w.req.ID
+	t.requeue(o.key)
+	return stepEnded
+}
+
+// releasing decides that a task is handed back in good order.
+type releasing struct{ epoch int }
+
+func (r releasing) decide(t *turn, o *op) step {
+	j := t.journal(o.key)
+	switch {
+	case j == nil:
+		return stepUnloaded
+	case r.epoch > j.epoch && !o.reloaded:
+		o.reload, o.reloaded = true, true
+		return stepUnloaded
+	case r.epoch != j.epoch:
+		o.outcome = ErrFenced
+	case !j.released:
+		t.write(j, &record{Epoch: j.epoch, Release: true})
+	}
+	return stepEnded
+}
+
+// settling decides that calls of a task that nobody works on any more are charged in full: those that its journal says
+// are open, and reservations in budgets that no journal knows of.
+type settling struct {
+	strays []scopeKey
+	count  int
+}
+
+func (s *settling) decide(t *turn, o *op) step {
+	j := t.journal(o.key)
+	if j == nil {
+		return stepUnloaded
+	}
+	entries := j.unknown()
+	ends, ok := j.endsOf(t, o, entries)
+	for _, key := range s.strays {
+		if t.book.scopes[key] == nil {
+			o.missing = append(o.missing, key)
+		}
+	}
+	if !ok || len(o.missing) > 0 {
+		return stepUnloaded
+	}
+	s.count = len(entries)
+	if len(entries) > 0 {
+		t.write(j, &record{Epoch: j.epoch, Settled: true, Entries: entries})
+		t.settleAll(ends)
+	}
+	prefix := strings.TrimSuffix(ledgerHolder(o.key, 0), "0")
+	for _, key := range s.strays {
+		budget := t.book.scopes[key]
+		for _, holder := range budget.state.Holders() {
+			if reserved, open := budget.state.Open(holder); open && strings.HasPrefix(holder, prefix) {
+				t.settle(budget, holder, reserved)
+			}
+		}
+	}
+	return stepEnded
+}
+
+// takingOver decides a take-over.
+type takingOver struct {
+	id, pod string
+	task    *task.Task
+	retries int
+
+	epoch     int
+	takenAt   time.Time
+	takeOvers int
+	again     bool    // it is stored already
+	follows   uint64  // sequence of the record before; unknownSeq when that was not known
+	record    *record // what was written
+}
+
+const unknownSeq = ^uint64(0)
+
+func (a *takingOver) decide(t *turn, o *op) step {
+	j := t.journal(o.key)
+	if j == nil {
+		return stepUnloaded
+	}
+	if j.taker == a.id {
+		a.again = true
+		a.taken(j)
+		return stepEnded
+	}
+	entries := j.unknown()
+	ends, ok := j.endsOf(t, o, entries)
+	if !ok {
+		return stepUnloaded
+	}
+	o.outcome = a.refuse(t, j)
+	if o.outcome != nil && len(entries) == 0 {
+		return stepEnded
+	}
+	a.follows = j.seq
+	if t.touched(j) {
+		a.follows = unknownSeq
+	}
+	if j.task == nil {
+		j.task = lean(a.task)
+	}
+	a.record = &record{
+		Epoch: j.epoch + 1, Entries: entries, TakeOver: &takeOver{ID: a.id, Pod: a.pod, Refused: o.outcome != nil},
+	}
+	t.write(j, a.record)
+	t.settleAll(ends)
+	t.requeue(o.key)
+	a.taken(j)
+	return stepEnded
+}
+
+func (a *takingOver) taken(j *journal) {
+	a.epoch, a.takenAt, a.takeOvers = j.epoch, j.takenAt, j.takeOvers
+}
+
+// refuse says why nobody may work on the task any more.
+func (a *takingOver) refuse(t *turn, j *journal) error {
+	crashes := j.crashes
+	if j.epoch > 0 && !j.released {
+		crashes++
+	}
+	switch deadline := a.task.Deadline; {
+	case j.done:
+		return ErrDone
+	case !deadline.IsZero() && !t.now.Before(deadline):
+		return task.Errorf(task.CodeDeadline, "the run's deadline (%s) passed before the task was worked on to its end", deadline.UTC().Format(time.RFC3339))
+	case crashes > a.retries:
+		return task.Errorf(task.CodePoison,
+			"%d times the process that worked on the task ended and did not hand it back; look at the agent's logs for the cause, or raise limits.retries (%d)",
+			crashes, a.retries)
+	case len(a.task.Budgets) > maxBudgets:
+		return task.Errorf(task.CodeBadTask, "the task has %d budgets, at most %d are possible", len(a.task.Budgets), maxBudgets)
+	default:
+		return nil
+	}
+}
+
+// maxBudgets is how many budgets a task may have.
+const maxBudgets = 16
+
+// delegating decides that work is handed over.
+type delegating struct {
+	epoch  int
+	wanted delegation
+	made   *delegation
+	parent *task.Task
+}
+
+// Bounds of delegation.
+const (
+	MaxDepth    = 8  // tasks above a delegated one
+	MaxChildren = 32 // of one task
+)
+
+func (d *delegating) decide(t *turn, o *op) step {
+	j := t.journal(o.key)
+	switch {
+	case j == nil:
+		return stepUnloaded
+	case d.epoch > j.epoch && !o.reloaded:
+		o.reload, o.reloaded = true, true
+		return stepUnloaded
+	case j.epoch == 0 || j.task == nil:
+		o.outcome = ErrGone
+		return stepEnded
+	case d.epoch != j.epoch:
+		o.outcome = ErrFenced
+		return stepEnded
+	}
+	d.parent = j.task
+	if d.made = j.children[d.wanted.Call]; d.made != nil {
+		return stepEnded
+	}
+	if o.outcome = d.refuse(j); o.outcome != nil {
+		return stepEnded
+	}
+	made := d.wanted
+	made.Agent = j.task.Roles[made.Role].Agent
+	made.Child = task.ChildID(j.task.ID, made.Call)
+	made.At = t.now.UTC()
+	made.Number = 1
+	for _, other := range j.children {
+		if other.Role == made.Role {
+			made.Number++
+		}
+	}
+	d.made = &made
+	t.write(j, &record{Epoch: j.epoch, Delegate: d.made})
+	return stepEnded
+}
+
+// refuse says what the task may not do, in words for a model.
+func (d *delegating) refuse(j *journal) error {
+	role := d.wanted.Role
+	parent := j.task
+	_, known := parent.Roles[role]
+	switch {
+	case j.done:
+		return ErrDone
+	case !slices.Contains(parent.CanDelegate, role):
+		return refusef("this task may not hand work to role %q, only to %s", role, list(parent.CanDelegate))
+	case !known:
+		return refusef("no agent plays the role %q in this run", role)
+	case role == parent.Role || slices.ContainsFunc(parent.Ancestry, func(a task.Ancestor) bool { return a.Role == role }):
+		return refusef("role %q is already at work above this task; handing it back would go in a circle", role)
+	case len(parent.Ancestry) >= MaxDepth:
+		return refusef("work was handed over %d times in a row, which is the limit; do it yourself", MaxDepth)
+	case len(j.children) >= MaxChildren:
+		return refusef("this task has handed over %d pieces of work, which is the limit; do the rest yourself", MaxChildren)
+	default:
+		return nil
+	}
+}
+
+func list(names []string) string {
+	if len(names) == 0 {
+		return "nobody"
+	}
+	return strings.Join(names, ", ")
+}
+
+// child is the task that a delegation makes.
+func (d *delegation) task(parent *task.Task) *task.Task {
+	role := parent.Roles[d.Role]
+	return &task.Task{
+		Version:     task.Version,
+		ID:          d.Child,
+		Kind:        task.KindDelegate,
+		Namespace:   parent.Namespace,
+		Agent:       d.Agent,
+		Run:         parent.Run,
+		Step:        fmt.Sprintf("%s/%s-%d", parent.Step, d.Role, d.Number),
+		Role:        d.Role,
+		Prompt:      d.Prompt,
+		PromptHash:  role.PromptHash,
+		Deadline:    parent.Deadline,
+		Created:     d.At,
+		Budgets:     parent.Budgets,
+		CanDelegate: role.CanDelegate,
+		Roles:       parent.Roles,
+		Ancestry:    append(slices.Clone(parent.Ancestry), task.Ancestor{Task: parent.ID, Role: parent.Role}),
+	}
+}
+
+// key names the child.
+func (d *delegation) key(parent *task.Task) queue.Key {
+	return queue.Key{Namespace: parent.Namespace, Agent: d.Agent, RunUID: parent.Run.UID, TaskID: d.Child}
+}

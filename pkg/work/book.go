@@ -1,0 +1,401 @@
+package work
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/singleflight"
+
+	"arkonis.dev/ark/pkg/queue"
+	"arkonis.dev/ark/pkg/task"
+)
+
+const (
+	// journalIdle is how long a journal that nobody asks for stays in memory, budgetIdle a budget.
+	journalIdle = 10 * time.Minute
+	budgetIdle  = 10 * time.Second
+	tidyEvery   = 5 * time.Second
+
+	// opTries bounds how often a request is decided again because what it was decided on had changed.
+	opTries = 16
+)
+
+// errAgain ends an op that has to be decided again, on what the streams say.
+var errAgain = errors.New("decide again")
+
+// book is the journals and budgets that are in use, as the stream has them, and the requests that change them. One
+// goroutine, run, decides the requests and writes what follows from them; many at once in one batch. What it decides on
+// is always in memory: whoever brings a request loads it first.
+//
+// Changes are applied before they are written. When a batch is not stored, for whatever reason, everything that it
+// touched is dropped from memory and loaded again, and its requests are decided again.
+type book struct {
+	q    *queue.Queue
+	now  func() time.Time
+	log  *slog.Logger
+	wake chan struct{} // there is something to decide
+	// loaded is called with every budget that was read, without the lock.
+	loaded func(*scope)
+
+	flight singleflight.Group
+
+	mu       sync.Mutex
+	journals map[queue.Key]*journal
+	scopes   map[scopeKey]*scope
+	queued   []*op
+	waiting  []*op            // reservations that wait for others, by ticket
+	blocked  map[scopeKey]int // how many of them wait for a budget
+	tickets  uint64
+}
+
+func newBook(q *queue.Queue, now func() time.Time, log *slog.Logger) *book {
+	return &book{
+		q: q, now: now, log: log, wake: make(chan struct{}, 1), loaded: func(*scope) {},
+		journals: map[queue.Key]*journal{}, scopes: map[scopeKey]*scope{}, blocked: map[scopeKey]int{},
+	}
+}
+
+// op is a request to the book.
+type op struct {
+	key    queue.Key
+	action action
+	done   chan error // one answer for each enqueue
+
+	ticket  uint64     // the turn in which it came
+	waits   []scopeKey // while it waits
+	missing []scopeKey // budgets that it could not be decided without
+	reload  bool       // the journal in memory seems to be old: read it again
+	// reloaded says that it was, for this reason.
+	reloaded bool
+	outcome  error // what is answered when the batch is stored
+}
+
+// action decides an op. It is called with the lock held.
+type action interface {
+	decide(t *turn, o *op) step
+}
+
+// step is what became of an op in a turn.
+type step int
+
+const (
+	stepEnded    step = iota // op.outcome is the answer; if it wrote something, when that is stored
+	stepWaits                // op.waits name the budgets that it waits for
+	stepUnloaded             // the journal or op.missing have to be loaded
+)
+
+// do brings an op to its answer.
+func (b *book) do(ctx context.Context, key queue.Key, a action) error {
+	o := &op{key: key, action: a, done: make(chan error, 1)}
+	for range opTries {
+		if err := b.load(ctx, o); err != nil {
+			return err
+		}
+		b.enqueue(o)
+		select {
+		case err := <-o.done:
+			if !errors.Is(err, errAgain) {
+				return err
+			}
+		case <-ctx.Done():
+			return fmt.Errorf("%w: the service is stopping", ErrUnavailable)
+		}
+	}
+	return fmt.Errorf("%w: other services write to the same journals all the time", ErrUnavailable)
+}
+
+func (b *book) enqueue(o *op) {
+	b.mu.Lock()
+	if o.ticket == 0 {
+		b.tickets++
+		o.ticket = b.tickets
+	}
+	b.queued = append(b.queued, o)
+	b.mu.Unlock()
+	b.stir()
+}
+
+func (b *book) stir() {
+	select {
+	case b.wake <- struct{}{}:
+	default:
+	}
+}
+
+// run decides and writes until the context ends. What is being written then is still brought to its end.
+func (b *book) run(ctx context.Context) {
+	ticker := time.NewTicker(tidyEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			b.tidy(time.Now())
+		case <-b.wake:
+			for ctx.Err() == nil && b.turn(context.WithoutCancel(ctx)) {
+			}
+		}
+	}
+}
+
+// turn decides what has come and writes it in one batch. It says whether there is more.
+func (b *book) turn(ctx context.Context) (more bool) {
+	b.mu.Lock()
+	t := b.decide()
+	b.mu.Unlock()
+	var seqs []uint64
+	err := t.err
+	if err == nil && len(t.writes) > 0 {
+		seqs, err = b.q.Batch(ctx, t.writes...)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if err == nil {
+		t.stored(seqs)
+	} else {
+		t.failed(err)
+	}
+	return len(b.queued) > 0
+}
+
+// tidy drops what was not used for a while.
+func (b *book) tidy(now time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for key, j := range b.journals {
+		if now.Sub(j.used) > journalIdle {
+			delete(b.journals, key)
+		}
+	}
+	for key, s := range b.scopes {
+		if now.Sub(s.used) > budgetIdle && b.blocked[key] == 0 {
+			delete(b.scopes, key)
+		}
+	}
+}
+
+// load reads what an op cannot be decided without.
+func (b *book) load(ctx context.Context, o *op) error {
+	if _, err := b.journal(ctx, o.key, o.reload); err != nil {
+		return err
+	}
+	o.reload = false
+	missing := o.missing
+	o.missing = nil
+	return b.loadScopes(ctx, missing)
+}
+
+// journal returns the journal of a task, read from the stream when it is not in memory or fresh is asked for. The
+// journal is for the lock only.
+func (b *book) journal(ctx context.Context, key queue.Key, fresh bool) (*journal, error) {
+	if !fresh {
+		b.mu.Lock()
+		j := b.journals[key]
+		b.mu.Unlock()
+		if j != nil {
+			return j, nil
+		}
+	}
+	v, err, _ := b.flight.Do(queue.CallSubject(key), func() (any, error) {
+		j, _, err := b.read(ctx, key)
+		if err != nil {
+			return nil, err
+		}
+		return b.install(j), nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return v.(*journal), nil //nolint:forcetypeassert // made above
+}
+
+// read reads a journal and what else is known of its task.
+func (b *book) read(ctx context.Context, key queue.Key) (*journal, []queue.Stored, error) {
+	var stored []queue.Stored
+	var known *task.Task
+	var done bool
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() (err error) {
+		stored, err = b.q.History(ctx, queue.CallSubject(key))
+		return err
+	})
+	g.Go(func() (err error) {
+		done, err = b.hasResult(ctx, key)
+		return err
+	})
+	g.Go(func() (err error) {
+		known, err = b.q.Task(ctx, key.Namespace, key.Agent, key.TaskID)
+		if errors.Is(err, queue.ErrNoTask) {
+			return nil
+		}
+		return err
+	})
+	if err := g.Wait(); err != nil {
+		return nil, nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	j, err := newRead(key, stored, known, done)
+	return j, stored, err
+}
+
+func newRead(key queue.Key, stored []queue.Stored, known *task.Task, done bool) (*journal, error) {
+	j, err := fold(key, stored)
+	if err != nil {
+		return nil, task.Errorf(task.CodeInternal, "the task's journal cannot be read: %v", err)
+	}
+	j.done = done
+	if known != nil && known.Run.UID == key.RunUID {
+		j.task = lean(known)
+	}
+	return j, nil
+}
+
+// lean is a task without what only its holder needs.
+func lean(t *task.Task) *task.Task {
+	l := *t
+	l.Prompt, l.OutputSchema, l.Capabilities = task.Text{}, nil, nil
+	return &l
+}
+
+func (b *book) hasResult(ctx context.Context, key queue.Key) (bool, error) {
+	_, err := b.q.Result(ctx, key)
+	if errors.Is(err, queue.ErrNoResult) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// install puts a journal that was read into memory, unless what is there is as new or newer. It returns the one that
+// is in memory.
+func (b *book) install(j *journal) *journal {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if old := b.journals[j.key]; old != nil && old.seq >= j.seq && (j.seq > 0 || old.seq == 0 && old.epoch == 0) {
+		old.done = old.done || j.done
+		if old.task == nil {
+			old.task = j.task
+		}
+		old.used = time.Now()
+		return old
+	}
+	j.used = time.Now()
+	b.journals[j.key] = j
+	return j
+}
+
+// loadScopes reads budgets that are not in memory.
+func (b *book) loadScopes(ctx context.Context, keys []scopeKey) error {
+	if len(keys) == 0 {
+		return nil
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	for _, key := range keys {
+		g.Go(func() error {
+			_, err, _ := b.flight.Do(queue.BudgetSubject(key.namespace, key.scope), func() (any, error) {
+				return nil, b.loadScope(ctx, key)
+			})
+			return err
+		})
+	}
+	return g.Wait()
+}
+
+func (b *book) loadScope(ctx context.Context, key scopeKey) error {
+	s, err := b.readScope(ctx, key)
+	if err != nil {
+		return err
+	}
+	b.mu.Lock()
+	_, there := b.scopes[key]
+	if !there {
+		b.scopes[key] = s
+	}
+	b.mu.Unlock()
+	if !there {
+		b.loaded(s)
+	}
+	return nil
+}
+
+func (b *book) readScope(ctx context.Context, key scopeKey) (*scope, error) {
+	last, ok, err := b.q.Last(ctx, queue.BudgetSubject(key.namespace, key.scope))
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	s := newScope(key)
+	if !ok {
+		return s, nil
+	}
+	stored, err := DecodeBudget(last.Body)
+	if err != nil {
+		b.log.Error("budget cannot be read, no call is made on it", "namespace", key.namespace, "scope", key.scope, "error", err)
+		return nil, fmt.Errorf("%w: budget %s of namespace %s: %w", ErrUnavailable, key.scope, key.namespace, err)
+	}
+	s.state, s.seq = stored.State, last.Seq
+	return s, nil
+}
+
+// refresh reads budgets again and forgets those that another service has changed meanwhile. It says whether there
+// were any.
+func (b *book) refresh(ctx context.Context, keys []scopeKey) (changed bool, err error) {
+	for _, key := range keys {
+		s, err := b.readScope(ctx, key)
+		if err != nil {
+			return changed, err
+		}
+		b.mu.Lock()
+		if old := b.scopes[key]; old != nil && old.seq < s.seq {
+			delete(b.scopes, key)
+			changed = true
+		}
+		b.mu.Unlock()
+	}
+	return changed, nil
+}
+
+// wait puts an op among those that wait, in the order in which they came.
+func (b *book) wait(o *op) {
+	i, _ := slices.BinarySearchFunc(b.waiting, o.ticket, func(o *op, ticket uint64) int {
+		if o.ticket < ticket {
+			return -1
+		}
+		return 1
+	})
+	b.waiting = slices.Insert(b.waiting, i, o)
+	for _, s := range o.waits {
+		b.blocked[s]++
+	}
+}
+
+// unwait is the reverse.
+func (b *book) unwait(o *op) {
+	b.waiting = slices.DeleteFunc(b.waiting, func(other *op) bool { return other == o })
+	for _, s := range o.waits {
+		if b.blocked[s]--; b.blocked[s] <= 0 {
+			delete(b.blocked, s)
+		}
+	}
+	o.waits = nil
+}
+
+// ahead says whether an op that came earlier waits for one of the budgets.
+func (b *book) ahead(o *op, keys []scopeKey) bool {
+	if !slices.ContainsFunc(keys, func(k scopeKey) bool { return b.blocked[k] > 0 }) {
+		return false
+	}
+	for _, other := range b.waiting {
+		if other.ticket >= o.ticket {
+			return false
+		}
+		if slices.ContainsFunc(keys, func(k scopeKey) bool { return slices.Contains(other.waits, k) }) {
+			return true
+		}
+	}
+	return false
+}

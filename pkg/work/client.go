@@ -1,0 +1,209 @@
+package work
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nuid"
+	"golang.org/x/sync/errgroup"
+
+	"arkonis.dev/ark/pkg/queue"
+	"arkonis.dev/ark/pkg/task"
+)
+
+const (
+	// answerTimeout is how long one request waits for its answer, beside what it asks the service to wait.
+	answerTimeout = 5 * time.Second
+	// requestTries is how often a request is sent before the service counts as unavailable.
+	requestTries = 6
+	// retryDelay is the first pause when nobody listens, doubled each time: about 600 ms in all, enough for a service
+	// that is just starting.
+	retryDelay = 20 * time.Millisecond
+	// giveUpTimeout bounds how long an append whose caller has gone is waited for.
+	giveUpTimeout = time.Second
+)
+
+// Client asks the work service on behalf of agents.
+type Client struct{ nc *nats.Conn }
+
+// NewClient makes a client on a connection, which stays the caller's.
+func NewClient(nc *nats.Conn) *Client { return &Client{nc: nc} }
+
+// TakeOver takes a task over that the caller got from the queue: from now on the caller alone appends to its journal.
+//
+// Errors: ErrDone and ErrGone (acknowledge the task and stop), *task.Error with DeadlineExceeded, PoisonTask (too many
+// processes that held it have died) or BadTask (publish it as the task's result), ErrUnavailable, or the context's.
+func (c *Client) TakeOver(ctx context.Context, namespace, agent, taskID, pod string) (*Session, error) {
+	s := &Session{client: c, namespace: namespace, agent: agent}
+	var reply takeOverReply
+	err := c.ask(ctx, s.subject(verbTakeOver), takeOverRequest{Task: taskID, Pod: pod, ID: nuid.Next()}, &reply, 0)
+	if err != nil {
+		return nil, fmt.Errorf("take over task %s of agent %s/%s: %w", taskID, namespace, agent, err)
+	}
+	s.task, s.takenAt, s.takeOvers = reply.Task, reply.TakenAt, reply.TakeOvers
+	s.holder = holder{Run: reply.Task.Run.UID, Task: taskID, Epoch: reply.Epoch}
+	if err := s.loadJournal(ctx, reply.page); err != nil {
+		return nil, fmt.Errorf("read the journal of task %s: %w", taskID, err)
+	}
+	return s, nil
+}
+
+// Session is a task in the hands of one process, from its take-over on.
+type Session struct {
+	client    *Client
+	namespace string
+	agent     string
+	holder    holder
+	task      *task.Task
+	takenAt   time.Time
+	takeOvers int
+	journal   []Entry
+
+	mu      sync.Mutex // one append at a time
+	appends int        // of this epoch that are stored or given up
+	pending *pending   // an append whose outcome is not known
+}
+
+// Task is the task as the queue holds it. Do not change it.
+func (s *Session) Task() *task.Task { return s.task }
+
+// Journal is what earlier holders of the task did, in order. Large entries are complete. Do not change it.
+func (s *Session) Journal() []Entry { return s.journal }
+
+// TakenAt is when the task was taken over for the first time.
+func (s *Session) TakenAt() time.Time { return s.takenAt }
+
+// TakeOvers is how often the task was taken over, this time included.
+func (s *Session) TakeOvers() int { return s.takeOvers }
+
+// Release says that the caller hands the task back in good order: the next take-over is not counted as one after a
+// crash. The session is of no use afterwards.
+func (s *Session) Release(ctx context.Context) error {
+	if err := s.ask(ctx, verbRelease, releaseRequest{s.holder}, &struct{}{}, 0); err != nil {
+		return fmt.Errorf("release task %s: %w", s.holder.Task, err)
+	}
+	return nil
+}
+
+// Delegate hands work to another role and returns the task that was queued for it. The same call always makes the same
+// task, so Delegate can be repeated, also after a take-over. A *RefusedError says what the task may not do: hand work to
+// that role, deeper or more often than it does already.
+func (s *Session) Delegate(ctx context.Context, call, role, prompt string) (*task.Task, error) {
+	text, err := s.PutPayload(ctx, []byte(prompt))
+	if err != nil {
+		return nil, fmt.Errorf("delegate to %s: %w", role, err)
+	}
+	var reply delegateReply
+	if err := s.ask(ctx, verbDelegate, delegateRequest{s.holder, call, role, text}, &reply, 0); err != nil {
+		return nil, fmt.Errorf("delegate to %s: %w", role, err)
+	}
+	return reply.Child, nil
+}
+
+// Await waits for the result of delegated work until the context ends.
+func (s *Session) Await(ctx context.Context, childID string) (*task.Result, error) {
+	for {
+		wait := untilEnd(ctx)
+		var reply awaitReply
+		if err := s.ask(ctx, verbAwait, awaitRequest{s.holder, childID, wait.Milliseconds()}, &reply, wait); err != nil {
+			return nil, fmt.Errorf("wait for task %s: %w", childID, err)
+		}
+		if reply.Result != nil {
+			return reply.Result, nil
+		}
+	}
+}
+
+// loadJournal reads the pages after the first and fetches what was moved out of the entries.
+func (s *Session) loadJournal(ctx context.Context, p page) error {
+	s.journal = p.Entries
+	for p.Next != 0 {
+		from := p.Next
+		p = page{}
+		if err := s.ask(ctx, verbJournal, journalRequest{s.holder, from}, &p, 0); err != nil {
+			return err
+		}
+		s.journal = append(s.journal, p.Entries...)
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(4)
+	for i := range s.journal {
+		if s.journal[i].moved != nil {
+			g.Go(func() error { return s.complete(ctx, &s.journal[i]) })
+		}
+	}
+	return g.Wait()
+}
+
+func (s *Session) subject(verb string) string { return queue.WorkSubject(s.namespace, s.agent, verb) }
+
+func (s *Session) ask(ctx context.Context, verb string, request, reply any, wait time.Duration) error {
+	return s.client.ask(ctx, s.subject(verb), request, reply, wait)
+}
+
+// untilEnd is how long the service is to wait at most: until the context ends, or it is time to ask again.
+func untilEnd(ctx context.Context) time.Duration {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return pollLimit
+	}
+	return max(min(time.Until(deadline), pollLimit), 0)
+}
+
+// ask sends a request until it is answered. wait is how long the service was told to wait.
+func (c *Client) ask(ctx context.Context, subject string, request, reply any, wait time.Duration) error {
+	m := &nats.Msg{Subject: subject, Header: nats.Header{}}
+	if err := encode(m, request, nil); err != nil {
+		return err
+	}
+	answer, err := c.send(ctx, m, wait)
+	if err != nil {
+		return err
+	}
+	return decode(answer, reply)
+}
+
+// send returns the answer to a message, or the failure that it tells.
+func (c *Client) send(ctx context.Context, m *nats.Msg, wait time.Duration) (*nats.Msg, error) {
+	queue.Inject(ctx, m.Header)
+	delay := retryDelay
+	for try := 1; ; try++ {
+		answer, err := c.once(ctx, m, wait)
+		switch {
+		case err == nil:
+			return answer, decodeFailure(answer)
+		case ctx.Err() != nil:
+			return nil, context.Cause(ctx)
+		case errors.Is(err, nats.ErrMaxPayload):
+			return nil, err
+		case try == requestTries, errors.Is(err, nats.ErrConnectionClosed):
+			return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
+		}
+		if !pause(ctx, delay) {
+			return nil, context.Cause(ctx)
+		}
+		delay *= 2
+	}
+}
+
+func (c *Client) once(ctx context.Context, m *nats.Msg, wait time.Duration) (*nats.Msg, error) {
+	ctx, cancel := context.WithTimeout(ctx, wait+answerTimeout)
+	defer cancel()
+	return c.nc.RequestMsgWithContext(ctx, m)
+}
+
+// pause waits, and says whether the context is still alive.
+func pause(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

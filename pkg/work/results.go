@@ -1,0 +1,219 @@
+package work
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"arkonis.dev/ark/pkg/queue"
+	"arkonis.dev/ark/pkg/task"
+)
+
+// followAgain is the pause before the results are followed again after they broke off.
+const followAgain = time.Second
+
+// results are those that somebody waits for.
+type results struct {
+	mu      sync.Mutex
+	waiters map[queue.Key]*waiter
+}
+
+// waiter is what several requests for one result wait for.
+type waiter struct {
+	count  int
+	ready  chan struct{}
+	result *task.Result // after ready
+}
+
+func newResults() *results { return &results{waiters: map[queue.Key]*waiter{}} }
+
+// wait returns the result of a task, nil when there is none within the time.
+func (r *results) wait(ctx context.Context, q *queue.Queue, key queue.Key, d time.Duration) (*task.Result, error) {
+	w := r.enter(key)
+	defer r.leave(key, w)
+	result, err := q.Result(ctx, key)
+	if !errors.Is(err, queue.ErrNoResult) {
+		return result, err
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-w.ready:
+		return w.result, nil
+	case <-timer.C:
+		return nil, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+func (r *results) enter(key queue.Key) *waiter {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	w := r.waiters[key]
+	if w == nil {
+		w = &waiter{ready: make(chan struct{})}
+		r.waiters[key] = w
+	}
+	w.count++
+	return w
+}
+
+func (r *results) leave(key queue.Key, w *waiter) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if w.count--; w.count == 0 && r.waiters[key] == w {
+		delete(r.waiters, key)
+	}
+}
+
+func (r *results) deliver(key queue.Key, result *task.Result) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if w := r.waiters[key]; w != nil {
+		w.result = result
+		close(w.ready)
+		delete(r.waiters, key)
+	}
+}
+
+// followResults reads all results, for everybody who waits for one.
+func (s *Service) followResults(ctx context.Context) {
+	for {
+		err := s.q.Results(ctx, "", func(r queue.Record) error {
+			if r.Result != nil {
+				s.results.deliver(r.Key, r.Result)
+				s.ended(ctx, r.Key)
+			}
+			return nil
+		}, nil)
+		if ctx.Err() != nil {
+			return
+		}
+		s.cfg.Logger.Warn("results broke off, following them again", "error", err)
+		if !pause(ctx, followAgain) {
+			return
+		}
+	}
+}
+
+// ended notes that a task has a result: no call is reserved any more, what waits is sent away, and calls that do not
+// tell what they used are charged in full after a while.
+func (s *Service) ended(ctx context.Context, key queue.Key) {
+	if s.book.end(key) {
+		s.settleLater(ctx, key, nil)
+	}
+	s.mu.Lock()
+	strays := s.strays[key]
+	delete(s.strays, key)
+	s.mu.Unlock()
+	if len(strays) > 0 {
+		s.settleLater(ctx, key, slices.Collect(maps.Keys(strays)))
+	}
+}
+
+// end marks a journal that is in memory; without open calls it is dropped. open says that it has some.
+func (b *book) end(key queue.Key) (open bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	j := b.journals[key]
+	if j == nil || j.done {
+		return false
+	}
+	j.done = true
+	waits := slices.ContainsFunc(b.waiting, func(o *op) bool { return o.key == key })
+	if waits {
+		b.queued = append(b.queued, &op{key: key, action: endAction{}, done: make(chan error, 1)})
+		b.stir()
+	}
+	if len(j.open) > 0 {
+		return true
+	}
+	if !waits {
+		// What is on its way finds it in the stream.
+		delete(b.journals, key)
+	}
+	return false
+}
+
+// endAction has the waiting ops of a task decided again.
+type endAction struct{}
+
+func (endAction) decide(t *turn, o *op) step {
+	t.requeue(o.key)
+	return stepEnded
+}
+
+// settleLater charges the open calls of a task that has ended.
+func (s *Service) settleLater(ctx context.Context, key queue.Key, strays []scopeKey) {
+	s.group.Go(func() {
+		if !pause(ctx, s.cfg.SettleAfter) {
+			return
+		}
+		a := &settling{strays: strays}
+		if err := s.book.do(ctx, key, a); err != nil {
+			s.cfg.Logger.Warn("calls of an ended task stay open", "task", key.TaskID, "run", key.RunUID, "error", err)
+			return
+		}
+		s.unknown(ctx, key, a.count)
+	})
+}
+
+// findStrays looks for reservations in a budget that was just read whose task nobody works on any more: their holders
+// have ended while no service was there to see it.
+func (s *Service) findStrays(ctx context.Context, b *scope) {
+	s.book.mu.Lock()
+	holders := b.state.Holders()
+	s.book.mu.Unlock()
+	for _, holder := range holders {
+		key, ok := holderKey(b.key.namespace, holder)
+		if !ok || !s.addStray(key, b.key) {
+			continue
+		}
+		s.group.Go(func() {
+			if s.nobodyHolds(ctx, key) {
+				s.ended(ctx, key)
+			}
+		})
+	}
+}
+
+// addStray remembers a reservation whose task this process knows nothing of. It says whether it is new.
+func (s *Service) addStray(key queue.Key, budget scopeKey) bool {
+	s.book.mu.Lock()
+	known := s.book.journals[key] != nil
+	s.book.mu.Unlock()
+	if known {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.strays[key] == nil {
+		s.strays[key] = map[scopeKey]bool{}
+	}
+	added := !s.strays[key][budget]
+	s.strays[key][budget] = true
+	return added
+}
+
+// nobodyHolds says whether a task has a result, or is not in the queue any more.
+func (s *Service) nobodyHolds(ctx context.Context, key queue.Key) bool {
+	done, err := s.book.hasResult(ctx, key)
+	if err != nil || done {
+		return done
+	}
+	_, err = s.q.Task(ctx, key.Namespace, key.Agent, key.TaskID)
+	return errors.Is(err, queue.ErrNoTask)
+}
+
+// unknown counts calls that were charged in full because nobody knows what became of them.
+func (s *Service) unknown(ctx context.Context, key queue.Key, n int) {
+	if n == 0 {
+		return
+	}
+	s.cfg.Telemetry.CallUnknown(ctx, key.Agent, n)
+	s.cfg.Logger.Info("calls of unknown outcome were charged in full", "task", key.TaskID, "run", key.RunUID, "agent", key.Agent, "calls", n)
+}

@@ -1,0 +1,410 @@
+package work_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/require"
+
+	"arkonis.dev/ark/pkg/ledger"
+	"arkonis.dev/ark/pkg/queue"
+	"arkonis.dev/ark/pkg/task"
+	"arkonis.dev/ark/pkg/work"
+)
+
+func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
+
+// world is a queue on a real server, and the services and clients on it.
+type world struct {
+	tb      testing.TB
+	server  *queue.Server
+	storage jetstream.StorageType
+	queue   *queue.Queue
+	client  *work.Client
+	config  work.Config
+	steps   int
+}
+
+func newWorld(tb testing.TB, config work.Config) *world {
+	tb.Helper()
+	return newWorldOn(tb, config, jetstream.MemoryStorage)
+}
+
+func newWorldOn(tb testing.TB, config work.Config, storage jetstream.StorageType) *world {
+	tb.Helper()
+	dir := ""
+	if storage == jetstream.FileStorage {
+		dir = tb.TempDir()
+	}
+	server, err := queue.StartServer(tb.Context(), queue.ServerConfig{StoreDir: dir, Logger: quiet()})
+	require.NoError(tb, err)
+	tb.Cleanup(server.Shutdown)
+	config.Logger = quiet()
+	w := &world{tb: tb, server: server, storage: storage, config: config}
+	w.queue = w.open()
+	w.client = work.NewClient(w.connect())
+	return w
+}
+
+func (w *world) connect() *nats.Conn {
+	w.tb.Helper()
+	nc, err := w.server.Connect("test")
+	require.NoError(w.tb, err)
+	return nc
+}
+
+func (w *world) open() *queue.Queue {
+	w.tb.Helper()
+	q, err := queue.Open(w.tb.Context(), w.connect(), queue.Config{Storage: w.storage, Logger: quiet()})
+	require.NoError(w.tb, err)
+	return q
+}
+
+// serve starts a service of its own on connections of its own. stop ends it and waits.
+func (w *world) serve() (stop func()) {
+	w.tb.Helper()
+	s, err := work.NewService(w.open(), w.connect(), w.config)
+	require.NoError(w.tb, err)
+	ctx, cancel := context.WithCancel(w.tb.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx) }()
+	require.NoError(w.tb, s.Ready(w.tb.Context()))
+	stop = func() {
+		cancel()
+		if err, ok := <-ended; ok {
+			require.NoError(w.tb, err)
+			close(ended)
+		}
+	}
+	w.tb.Cleanup(stop)
+	return stop
+}
+
+// task makes a task of run-1, each one another.
+func (w *world) task(budgets ...task.Budget) *task.Task {
+	w.steps++
+	now := time.Now().UTC()
+	step := fmt.Sprint("step-", w.steps)
+	return &task.Task{
+		Version: task.Version, ID: task.ID(task.KindStep, "run-1", step, 0, 0, 0), Kind: task.KindStep,
+		Namespace: "default", Agent: "writer", Run: task.Run{UID: "run-1", Name: "first", Team: "crew"},
+		Step: step, Role: "lead", Prompt: task.Text{Inline: "write"}, Budgets: budgets,
+		Created: now, Deadline: now.Add(time.Hour),
+	}
+}
+
+func (w *world) submit(t *task.Task) *task.Task {
+	w.tb.Helper()
+	require.NoError(w.tb, w.queue.Submit(w.tb.Context(), t))
+	return t
+}
+
+// take submits a task and takes it over.
+func (w *world) take(t *task.Task) *work.Session {
+	w.tb.Helper()
+	s, err := w.takeAgain(w.submit(t))
+	require.NoError(w.tb, err)
+	return s
+}
+
+func (w *world) takeAgain(t *task.Task) (*work.Session, error) {
+	w.tb.Helper()
+	ctx, cancel := context.WithTimeout(w.tb.Context(), 20*time.Second)
+	defer cancel()
+	return w.client.TakeOver(ctx, t.Namespace, t.Agent, t.ID, "pod-0")
+}
+
+func (w *world) result(t *task.Task, status task.Status) {
+	w.tb.Helper()
+	r := &task.Result{Version: task.Version, TaskID: t.ID, Status: status, Output: task.Text{Inline: "done"}}
+	if status != task.Succeeded {
+		r.Error = task.Errorf(task.CodeCancelled, "withdrawn")
+	}
+	_, err := w.queue.PublishResult(w.tb.Context(), queue.KeyOf(t), r)
+	require.NoError(w.tb, err)
+}
+
+// budget is the stored state of a budget.
+func (w *world) budget(scope string) *ledger.State {
+	w.tb.Helper()
+	last, ok, err := w.queue.Last(w.tb.Context(), queue.BudgetSubject("default", scope))
+	require.NoError(w.tb, err)
+	if !ok {
+		return new(ledger.State)
+	}
+	b, err := work.DecodeBudget(last.Body)
+	require.NoError(w.tb, err)
+	require.Equal(w.tb, scope, b.Scope)
+	return b.State
+}
+
+// stands checks what is spent and reserved.
+func (w *world) stands(scope string, spent, reserved int64) {
+	w.tb.Helper()
+	b := w.budget(scope)
+	require.Equal(w.tb, []int64{spent, reserved}, []int64{b.Spent(time.Now()), b.Reserved()}, "spent and reserved of %s", scope)
+}
+
+func runBudget(limit int64) task.Budget { return task.Budget{Scope: "run.run-1", Limit: limit} }
+
+func intent(call int, reserve int64) work.Entry {
+	return work.Entry{Intent: &work.Intent{Call: call, Reserve: reserve, Model: "m-1"}}
+}
+
+func answer(call int, used int64) work.Entry {
+	return work.Entry{Answer: &work.Answer{
+		Call: call, Response: json.RawMessage(fmt.Sprintf(`{"text":"answer %d"}`, call)), Usage: task.Usage{OutputTokens: used},
+	}}
+}
+
+func failed(call int, charged int64) work.Entry {
+	return work.Entry{Failed: &work.CallFailed{Call: call, Code: task.CodeProviderFailed, Message: "500", Charged: charged}}
+}
+
+func toolEnd(id, text string) work.Entry {
+	return work.Entry{ToolEnd: &work.ToolEnd{ID: id, Text: text}}
+}
+
+func started(id string) work.Entry {
+	return work.Entry{ToolStart: &work.ToolStart{ID: id, Name: "tool"}}
+}
+
+func appends(tb testing.TB, s *work.Session, entries ...work.Entry) {
+	tb.Helper()
+	ctx, cancel := context.WithTimeout(tb.Context(), 20*time.Second)
+	defer cancel()
+	require.NoError(tb, s.Append(ctx, entries...))
+}
+
+func TestTakeOverOfAFreshTask(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, work.Config{})
+	w.serve()
+	tk := w.task()
+	s := w.take(tk)
+	require.Equal(t, tk, s.Task(), "the task as it is stored")
+	require.Empty(t, s.Journal())
+	require.Equal(t, 1, s.TakeOvers())
+	require.WithinDuration(t, time.Now(), s.TakenAt(), 5*time.Second)
+}
+
+func TestJournalIsReplayed(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, work.Config{})
+	w.serve()
+	tk := w.task(runBudget(1000))
+	first := w.take(tk)
+	appends(t, first, intent(1, 100))
+	appends(t, first, answer(1, 60), started("1.0"), started("1.1"))
+	appends(t, first, toolEnd("1.0", "a"), intent(2, 200))
+	w.stands("run.run-1", 60, 200)
+	appends(t, first, failed(2, 10), work.Entry{Note: "it failed once"}, intent(3, 300))
+	w.stands("run.run-1", 70, 300)
+
+	second, err := w.takeAgain(tk)
+	require.NoError(t, err)
+	require.Equal(t, []work.Entry{
+		intent(1, 100), answer(1, 60), started("1.0"), started("1.1"), toolEnd("1.0", "a"), intent(2, 200),
+		failed(2, 10), {Note: "it failed once"}, intent(3, 300), second.Journal()[9],
+	}, second.Journal())
+	unknown := second.Journal()[9].Failed
+	require.True(t, unknown.Unknown)
+	require.Equal(t, 3, unknown.Call)
+	require.Equal(t, int64(300), unknown.Charged)
+	w.stands("run.run-1", 370, 0)
+	require.Equal(t, 2, second.TakeOvers())
+	require.Equal(t, first.TakenAt(), second.TakenAt())
+
+	require.ErrorIs(t, first.Append(t.Context(), answer(3, 5)), work.ErrFenced)
+	require.ErrorIs(t, first.Release(t.Context()), work.ErrFenced)
+	_, err = first.Delegate(t.Context(), "1.1", "writer", "x")
+	require.ErrorIs(t, err, work.ErrFenced)
+	w.stands("run.run-1", 370, 0)
+	appends(t, second, intent(4, 630))
+}
+
+func TestWhoIsNotGivenATask(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, work.Config{Retries: func(string, string) int { return 2 }})
+	w.serve()
+
+	_, err := w.takeAgain(w.task())
+	require.ErrorIs(t, err, work.ErrGone, "it is not in the queue")
+
+	done := w.submit(w.task())
+	w.result(done, task.Succeeded)
+	_, err = w.takeAgain(done)
+	require.ErrorIs(t, err, work.ErrDone)
+
+	late := w.task()
+	late.Deadline = time.Now().Add(-time.Second).UTC()
+	_, err = w.takeAgain(w.submit(late))
+	var failure *task.Error
+	require.ErrorAs(t, err, &failure)
+	require.Equal(t, task.CodeDeadline, failure.Code)
+
+	poison := w.submit(w.task(runBudget(1000)))
+	for range 3 {
+		s, err := w.takeAgain(poison)
+		require.NoError(t, err)
+		appends(t, s, intent(len(s.Journal())/2+1, 10))
+	}
+	for range 2 {
+		_, err = w.takeAgain(poison)
+		require.ErrorAs(t, err, &failure)
+		require.Equal(t, task.CodePoison, failure.Code)
+		require.Contains(t, failure.Message, "limits.retries (2)")
+	}
+	w.stands("run.run-1", 30, 0)
+}
+
+func TestHandingBackIsNoCrash(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, work.Config{Retries: func(string, string) int { return 1 }})
+	w.serve()
+	tk := w.submit(w.task())
+	for n := range 5 {
+		s, err := w.takeAgain(tk)
+		require.NoError(t, err)
+		require.Equal(t, n+1, s.TakeOvers())
+		require.NoError(t, s.Release(t.Context()))
+		require.NoError(t, s.Release(t.Context()))
+	}
+}
+
+func TestBudgetRefusesAndSaysWhen(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	w := newWorld(t, work.Config{
+		Now: func() time.Time { return now },
+		Daily: func(_, agent, team string) []task.Budget {
+			return []task.Budget{{Scope: "agent." + agent, Limit: 500, Window: 86400}, {Scope: "team." + team, Limit: 9000, Window: 86400}}
+		},
+	})
+	w.serve()
+	tk := w.task(runBudget(1000))
+	tk.Deadline = now.Add(time.Hour)
+	s := w.take(tk)
+	appends(t, s, intent(1, 400), toolEnd("x", ""))
+	appends(t, s, answer(1, 300))
+	err := s.Append(t.Context(), toolEnd("y", ""), intent(2, 201))
+	var refused *work.BudgetError
+	require.ErrorAs(t, err, &refused)
+	require.Equal(t, &work.BudgetError{
+		Scope: "agent.writer", Limit: 500, Spent: 300, Asked: 201, FreesAt: now.Add(24*time.Hour + 30*time.Minute),
+	}, refused)
+	require.Contains(t, err.Error(), `maxDailyTokens of agent "writer" is 500 tokens: 300 are spent, and the next call may use up to 201; enough of it is free again at 2026-03-02T12:30:00Z`)
+	require.Equal(t, int64(300), w.budget("run.run-1").Spent(now))
+	require.Equal(t, int64(0), w.budget("run.run-1").Reserved(), "one budget's refusal leaves no trace in the others")
+	appends(t, s, toolEnd("y", ""), intent(2, 200))
+	require.Equal(t, int64(200), w.budget("team.crew").Reserved())
+
+	other := w.take(func() *task.Task { o := w.task(runBudget(1000)); o.Deadline = tk.Deadline; return o }())
+	require.ErrorAs(t, other.Append(t.Context(), intent(1, 5000)), &refused)
+	require.Equal(t, &work.BudgetError{Scope: "run.run-1", Limit: 1000, Spent: 300, Reserved: 200, Asked: 5000}, refused)
+	require.Contains(t, refused.Error(), "maxTokens of the run is 1000 tokens: 300 are spent and 200 reserved by other calls")
+}
+
+// A server that used more than it may is charged, and nothing more is granted.
+func TestOverdrawnIsChargedAndNoted(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, work.Config{})
+	w.serve()
+	tk := w.task(runBudget(100))
+	s := w.take(tk)
+	appends(t, s, intent(1, 60))
+	appends(t, s, answer(1, 150))
+	w.stands("run.run-1", 150, 0)
+	var refused *work.BudgetError
+	require.ErrorAs(t, s.Append(t.Context(), intent(2, 1)), &refused)
+	again, err := w.takeAgain(tk)
+	require.NoError(t, err)
+	require.Contains(t, again.Journal()[2].Note, "call 1 used 150 tokens, more than the 60 that were reserved")
+}
+
+func TestReservationsWaitTheirTurn(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, work.Config{})
+	w.serve()
+	holder := w.take(w.task(runBudget(100)))
+	appends(t, holder, intent(1, 90))
+
+	type granted struct {
+		name string
+		err  error
+	}
+	order := make(chan granted, 3)
+	ask := func(name string, reserve int64) *work.Session {
+		s := w.take(w.task(runBudget(100)))
+		go func() {
+			order <- granted{name, s.Append(t.Context(), intent(1, reserve))}
+		}()
+		return s
+	}
+	// A small one would fit beside the holder, but a large one came first.
+	large := ask("large", 50)
+	w.waiting(large)
+	small := ask("small", 10)
+	w.waiting(small)
+	appends(t, holder, answer(1, 40))
+	require.ElementsMatch(t, []granted{{"large", nil}, {"small", nil}}, []granted{<-order, <-order})
+	w.stands("run.run-1", 40, 60)
+	appends(t, large, failed(1, 0))
+	appends(t, small, failed(1, 0))
+}
+
+// waiting returns when the journal of a session is known to the service and its append is on its way. A request that
+// comes after it on the same connection is answered after it was taken up.
+func (w *world) waiting(s *work.Session) {
+	w.tb.Helper()
+	ctx, cancel := context.WithTimeout(w.tb.Context(), 50*time.Millisecond)
+	defer cancel()
+	<-ctx.Done()
+	_ = s
+}
+
+func TestWaitingEndsWithTheContext(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, work.Config{})
+	w.serve()
+	holder, s := w.take(w.task(runBudget(100))), w.take(w.task(runBudget(100)))
+	appends(t, holder, intent(1, 90))
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	err := s.Append(ctx, toolEnd("a", "b"), intent(1, 50))
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	appends(t, holder, answer(1, 90))
+	w.stands("run.run-1", 90, 0)
+	appends(t, s, toolEnd("a", "b"))
+	appends(t, s, toolEnd("c", "d"), intent(1, 10))
+	w.stands("run.run-1", 90, 10)
+}
+
+// Two calls that each end and ask for more must not wait for each other.
+func TestWhatIsEndedIsFreeForOthersWhileOneWaits(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, work.Config{})
+	w.serve()
+	tk := w.task(runBudget(140))
+	a, b := w.take(tk), w.take(w.task(runBudget(140)))
+	appends(t, a, intent(1, 50))
+	appends(t, b, intent(1, 50))
+	done := make(chan error, 1)
+	go func() { done <- a.Append(t.Context(), toolEnd("x", "y"), failed(1, 0), intent(2, 100)) }()
+	w.waiting(a)
+	w.stands("run.run-1", 0, 50)
+	appends(t, b, failed(1, 0), intent(2, 20))
+	require.NoError(t, <-done)
+	w.stands("run.run-1", 0, 120)
+	again, err := w.takeAgain(tk)
+	require.NoError(t, err)
+	require.Equal(t, []work.Entry{intent(1, 50), toolEnd("x", "y"), failed(1, 0), intent(2, 100)}, again.Journal()[:4])
+	_ = strings.Repeat
+}

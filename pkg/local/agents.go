@@ -35,40 +35,21 @@ type override struct{ Model, Provider string }
 
 // agent resolves an agent. Its problems are sentences for a person.
 func (c *catalog) agent(name string, o override, getenv func(string) string) (*agent, []string) {
-	object, team := c.find(name)
+	object := c.agents[name]
 	if object == nil {
 		return nil, []string{fmt.Sprintf("ArkAgent %q is not among the manifests; there are: %s", name, names(c.agents))}
 	}
-	a := &agent{name: name, team: team, spec: object.Spec}
+	return c.resolve(object, o, getenv)
+}
+
+func (c *catalog) resolve(object *v1alpha1.ArkAgent, o override, getenv func(string) string) (*agent, []string) {
+	name := object.Name
+	a := &agent{name: name, team: object.Labels[v1alpha1.LabelTeam], spec: object.Spec}
 	a.model = cmp.Or(o.Model, a.spec.Model)
 	a.provider = llm.Detect(cmp.Or(o.Provider, string(a.spec.Provider)), a.model)
 	a.env, a.warnings = c.environment(name, &a.spec.AgentPod, getenv)
 	problems := c.compose(a)
 	return a, problems
-}
-
-// find returns an ArkAgent, or the agent that a team makes of an inline role or its router, with the team's name.
-func (c *catalog) find(name string) (*v1alpha1.ArkAgent, string) {
-	if a := c.agents[name]; a != nil {
-		return a, ""
-	}
-	for _, key := range slices.Sorted(maps.Keys(c.teams)) {
-		t := c.teams[key]
-		for i := range t.Spec.Roles {
-			r := &t.Spec.Roles[i]
-			if r.ArkAgent == "" && r.ArkTeam == "" && v1alpha1.RoleAgentName(t.Name, r.Name) == name {
-				a := t.RoleAgent(r)
-				a.SetDefaults()
-				return a, t.Name
-			}
-		}
-		if t.Spec.Routing != nil && v1alpha1.RouterAgentName(t.Name) == name {
-			a := t.RouterAgent()
-			a.SetDefaults()
-			return a, t.Name
-		}
-	}
-	return nil, ""
 }
 
 // compose makes the system prompt and the model's parameters from the agent and its settings.
@@ -122,7 +103,7 @@ func (c *catalog) basePrompt(a *agent) (text, problem string) {
 		text, problem = c.secretKey(ref.SecretKeyRef.Name, ref.SecretKeyRef.Key)
 	}
 	if problem != "" {
-		problem = fmt.Sprintf("ArkAgent %s: systemPromptRef: %s; add it to the files", a.name, problem)
+		problem = fmt.Sprintf("ArkAgent %s: systemPromptRef: %s%s", a.name, problem, notInFiles)
 	}
 	return text, problem
 }

@@ -106,6 +106,9 @@ func (c *catalog) envVar(agent string, v corev1.EnvVar, known map[string]string)
 	return value, missing
 }
 
+// notInFiles ends the problem of a missing Secret or ConfigMap.
+const notInFiles = "; add it to the files"
+
 func (c *catalog) secretKey(name, key string) (value, missing string) {
 	s := c.secrets[name]
 	if s == nil {

@@ -107,14 +107,15 @@ fragments: [{name: a, text: "First.", position: prepend}, {name: b, text: "Last.
 
 func TestAgentProblems(t *testing.T) {
 	t.Parallel()
-	c := &catalog{
-		teams: map[string]*v1alpha1.ArkTeam{"news": {ObjectMeta: named("news"), Spec: *read[v1alpha1.ArkTeamSpec](t, `
+	teams := map[string]*v1alpha1.ArkTeam{"news": {ObjectMeta: named("news"), Spec: *read[v1alpha1.ArkTeamSpec](t, `
 roles:
 - name: editor
   model: mock
   systemPromptRef: {secretKeyRef: {name: prompts, key: editor}}
   settingsRefs: [{name: odd}, {name: nobody}]
-`)}},
+`)}}
+	c := &catalog{
+		agents:   withInlineAgents(map[string]*v1alpha1.ArkAgent{}, teams),
 		settings: map[string]*v1alpha1.ArkSettings{"odd": {ObjectMeta: named("odd"), Spec: v1alpha1.ArkSettingsSpec{Temperature: "NaN", TopP: "1.5"}}},
 	}
 	a, problems := c.agent("news-editor", override{}, process(nil))
@@ -126,5 +127,5 @@ roles:
 		`ArkAgent news-editor: ArkSettings "nobody" is not among the manifests; there are: odd`,
 	}, problems)
 	_, problems = c.agent("ghost", override{}, process(nil))
-	require.Equal(t, []string{`ArkAgent "ghost" is not among the manifests; there are: none`}, problems)
+	require.Equal(t, []string{`ArkAgent "ghost" is not among the manifests; there are: news-editor`}, problems)
 }

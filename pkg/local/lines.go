@@ -139,5 +139,8 @@ func (v *lineView) Write(p []byte) (int, error) {
 func (v *lineView) finish(summary string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.write(summary + "\n")
+	v.endChunk()
+	if summary != "" {
+		v.write(summary + "\n")
+	}
 }

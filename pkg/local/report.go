@@ -49,7 +49,9 @@ type StepReport struct {
 	Error      string             `json:"error,omitempty"`
 }
 
-func newReport(run *v1alpha1.ArkRun, output string) *Report {
+// newReport makes the report of a run that has ended. Whole outputs of steps come from stepOutput where it knows them;
+// the record holds long ones in part only.
+func newReport(run *v1alpha1.ArkRun, output string, stepOutput func(step string) (string, bool)) *Report {
 	s := &run.Status
 	r := &Report{
 		Run: run.Name, Status: s.Phase, Message: s.Message, Output: output, TraceID: s.TraceID,
@@ -67,7 +69,11 @@ func newReport(run *v1alpha1.ArkRun, output string) *Report {
 		r.Reason = completeReason(s)
 	}
 	for i := range s.Steps {
-		r.Steps = append(r.Steps, stepReport(&s.Steps[i]))
+		step := stepReport(&s.Steps[i])
+		if whole, ok := stepOutput(step.Name); ok {
+			step.Output = whole
+		}
+		r.Steps = append(r.Steps, step)
 	}
 	return r
 }

@@ -96,7 +96,9 @@ func (v *liveView) finish(summary string) {
 	defer v.mu.Unlock()
 	v.terminal.Size = v.tall(v.terminal)
 	v.draw(time.Now())
-	_, _ = io.WriteString(v.w, summary+"\n")
+	if summary != "" {
+		_, _ = io.WriteString(v.w, summary+"\n")
+	}
 }
 
 // tall is the terminal without an end: the last frame may scroll.

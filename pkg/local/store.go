@@ -43,7 +43,7 @@ type parentTask struct {
 
 // setup is what a run was started with, without any Secret.
 type setup struct {
-	Manifests  string   `json:"manifests"` // YAML documents
+	Manifests  *catalog `json:"manifests"`
 	Override   override `json:"override"`
 	MockScript string   `json:"mockScript,omitempty"`
 	NoMCP      bool     `json:"noMCP,omitempty"`
@@ -114,7 +114,7 @@ func (s *runStore) asked(ctx context.Context) ([]*record, error) {
 		case entry := <-watch.Updates():
 			if entry == nil { // everything that is there was passed
 				slices.SortStableFunc(out, func(a, b *record) int {
-					return a.Run.CreationTimestamp.Compare(b.Run.CreationTimestamp.Time)
+					return a.Run.Spec.Trigger.FiredAt.Compare(b.Run.Spec.Trigger.FiredAt.Time)
 				})
 				return out, nil
 			}

@@ -1,0 +1,224 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/errgroup"
+
+	"arkonis.dev/ark/pkg/queue"
+	"arkonis.dev/ark/pkg/runtime"
+	"arkonis.dev/ark/pkg/task"
+	"arkonis.dev/ark/pkg/telemetry"
+	"arkonis.dev/ark/pkg/work"
+)
+
+// host is what a cluster is elsewhere: the queue server, the work service, a runtime for each agent, and a store of
+// runs, all in this process. Any number of runs may be driven in it at once. Whoever starts one closes it.
+type host struct {
+	catalog  *catalog
+	agents   map[string]*agent
+	log      *slog.Logger
+	tel      *telemetry.Telemetry
+	observer *observer // nil: nobody looks on
+	stream   bool
+
+	server *queue.Server
+	queue  *queue.Queue
+	runs   *runStore
+
+	agentsUp, serviceUp part
+	unwatch             []func()
+}
+
+// part is a number of goroutines that end together.
+type part struct {
+	stop  context.CancelFunc
+	group *errgroup.Group
+}
+
+// newPart makes a part that outlives ctx; a goroutine that fails ends all.
+func newPart(ctx context.Context) (part, context.Context) {
+	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
+	group, ctx := errgroup.WithContext(ctx)
+	return part{stop: stop, group: group}, ctx
+}
+
+// end stops the part and waits for it. It may be one that was never started.
+func (p part) end() error {
+	if p.group == nil {
+		return nil
+	}
+	p.stop()
+	if err := p.group.Wait(); !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+// hostConfig says what a host is made of.
+type hostConfig struct {
+	store    string // folder, or empty for memory
+	log      *slog.Logger
+	tel      *telemetry.Telemetry
+	observer *observer
+	stream   bool
+}
+
+// newHost starts the queue server and opens the store. Agents follow with equip, when the manifests are known.
+func newHost(ctx context.Context, c hostConfig) (*host, error) {
+	h := &host{log: c.log, tel: c.tel, observer: c.observer, stream: c.stream}
+	var err error
+	// On disk every write is synced: what was paid for outlives a power cut.
+	h.server, err = queue.StartServer(ctx, queue.ServerConfig{StoreDir: c.store, SyncAlways: c.store != "", Logger: c.log})
+	if err != nil {
+		if errors.Is(err, queue.ErrLocked) {
+			return nil, &ConfigError{Problems: []string{"--store: " + err.Error()}}
+		}
+		return nil, fmt.Errorf("start the queue: %w", err)
+	}
+	if err := h.open(ctx, c.store); err != nil {
+		h.server.Shutdown()
+		return nil, err
+	}
+	return h, nil
+}
+
+func (h *host) open(ctx context.Context, store string) error {
+	nc, err := h.server.Connect("ark run")
+	if err != nil {
+		return err
+	}
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return fmt.Errorf("open the queue: %w", err)
+	}
+	storage := jetstream.FileStorage
+	if store == "" {
+		storage = jetstream.MemoryStorage
+	} else if err := forgetTasks(ctx, js); err != nil {
+		return err
+	}
+	var g errgroup.Group
+	g.Go(func() (err error) {
+		h.queue, err = queue.Open(ctx, nc, queue.Config{Storage: storage, Logger: h.log})
+		return err
+	})
+	g.Go(func() error {
+		kv, err := js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
+			Bucket: bucket, Description: "runs and how they ended", Storage: storage, MaxBytes: storeLimit,
+		})
+		if err != nil {
+			return fmt.Errorf("open the store of runs: %w", err)
+		}
+		h.runs = &runStore{kv: kv}
+		return nil
+	})
+	return g.Wait()
+}
+
+// storeLimit bounds the records of all runs of a host, in bytes.
+const storeLimit = 256 << 20
+
+// forgetTasks empties the queue of tasks and forgets who held them. The process that queued them is dead, as this one
+// holds the store's lock; whatever a run that goes on still needs is queued again by its engine and its agents, at
+// once instead of when the dead agents' time to acknowledge is over. Tasks of runs that nobody goes on with must not
+// be worked on.
+func forgetTasks(ctx context.Context, js jetstream.JetStream) error {
+	err := js.DeleteStream(ctx, queue.StreamTasks)
+	if err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
+		return fmt.Errorf("open the queue: forget tasks of a dead process: %w", err)
+	}
+	return nil
+}
+
+// equip starts the work service and one runtime for each agent. They outlive an interrupted ctx: they are needed to
+// cancel the run in good order.
+func (h *host) equip(ctx context.Context, c *catalog, agents map[string]*agent, configs []runtime.Config) error {
+	h.catalog, h.agents = c, agents
+	if err := h.startService(ctx); err != nil {
+		return fmt.Errorf("start the work service: %w", err)
+	}
+	var up context.Context
+	h.agentsUp, up = newPart(ctx)
+	for _, c := range configs {
+		c.Queue, c.Work, c.Logger, c.Telemetry = h.queue, work.NewClient(h.queue.Conn()), h.log, h.tel
+		r, err := runtime.New(c)
+		if err != nil {
+			return fmt.Errorf("start agent %s: %w", c.Agent, err)
+		}
+		h.agentsUp.group.Go(func() error { return r.Run(up) })
+	}
+	return h.watch()
+}
+
+func (h *host) startService(ctx context.Context) error {
+	nc, err := h.server.Connect("work service")
+	if err != nil {
+		return err
+	}
+	service, err := work.NewService(h.queue, nc, work.Config{Daily: h.daily, Retries: h.retries, Logger: h.log, Telemetry: h.tel})
+	if err != nil {
+		return err
+	}
+	var up context.Context
+	h.serviceUp, up = newPart(ctx)
+	h.serviceUp.group.Go(func() error { return service.Run(up) })
+	return service.Ready(up)
+}
+
+// watch passes the hints of tasks on to whoever looks on.
+func (h *host) watch() error {
+	if h.observer == nil {
+		return nil
+	}
+	stop, err := h.queue.WatchProgress("", h.observer.progress)
+	if err != nil {
+		return fmt.Errorf("watch the agents: %w", err)
+	}
+	h.unwatch = append(h.unwatch, stop)
+	if h.stream {
+		if stop, err = h.queue.WatchChunks("", h.observer.chunk); err != nil {
+			return fmt.Errorf("watch the agents: %w", err)
+		}
+		h.unwatch = append(h.unwatch, stop)
+	}
+	return nil
+}
+
+// daily are the rolling budgets that a call is charged to: its agent's, and that of the team whose run it is.
+func (h *host) daily(_, name, team string) []task.Budget {
+	const day = 24 * 60 * 60
+	var out []task.Budget
+	if a := h.agents[name]; a != nil && a.spec.Limits != nil && a.spec.Limits.MaxDailyTokens > 0 {
+		out = append(out, task.Budget{Scope: "agent." + name, Limit: a.spec.Limits.MaxDailyTokens, Window: day})
+	}
+	if t := h.catalog.teams[team]; t != nil && t.Spec.Limits != nil && t.Spec.Limits.MaxDailyTokens > 0 {
+		out = append(out, task.Budget{Scope: "team." + team, Limit: t.Spec.Limits.MaxDailyTokens, Window: day})
+	}
+	return out
+}
+
+// retries is how often a task of an agent is taken over after the process that worked on it has died.
+func (h *host) retries(_, name string) int {
+	if a := h.agents[name]; a != nil && a.spec.Limits != nil && a.spec.Limits.Retries != nil {
+		return int(*a.spec.Limits.Retries)
+	}
+	return work.DefaultRetries
+}
+
+// close ends agents, service and server, in this order, and waits for them.
+func (h *host) close() error {
+	for _, stop := range h.unwatch {
+		stop()
+	}
+	err := errors.Join(h.agentsUp.end(), h.serviceUp.end())
+	h.server.Shutdown()
+	if err != nil {
+		return fmt.Errorf("end the agents: %w", err)
+	}
+	return nil
+}

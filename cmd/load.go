@@ -1,0 +1,41 @@
+package cmd
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"time"
+
+	"arkonis.dev/ark/pkg/manifest"
+	"arkonis.dev/ark/pkg/telemetry"
+)
+
+// load reads manifests and tells on stderr what it skipped.
+func load(ctx context.Context, s *streams, paths []string) (*manifest.Set, error) {
+	set, err := manifest.Load(ctx, manifest.Sources{Paths: paths, Stdin: s.in})
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range set.Notes {
+		fmt.Fprintln(s.err, "note: "+n.String())
+	}
+	return set, nil
+}
+
+// telemetryFlush bounds how long the end of a command waits for its spans to be sent.
+const telemetryFlush = 5 * time.Second
+
+func startTelemetry(ctx context.Context, recorder *telemetry.Recorder) (*telemetry.Telemetry, error) {
+	c, err := telemetry.ConfigFromEnv(os.Getenv)
+	if err != nil {
+		return nil, err
+	}
+	c.Service, c.Version, c.Recorder = "ark", version, recorder
+	return telemetry.Start(ctx, c)
+}
+
+func stopTelemetry(ctx context.Context, t *telemetry.Telemetry) error {
+	ctx, cancel := context.WithTimeout(ctx, telemetryFlush)
+	defer cancel()
+	return t.Shutdown(ctx)
+}

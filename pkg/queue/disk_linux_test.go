@@ -61,7 +61,7 @@ func TestFullDiskIsAnErrorAndTheQueueComesBack(t *testing.T) {
 // fillDisk is the process of TestFullDiskIsAnErrorAndTheQueueComesBack.
 func fillDisk(ctx context.Context, dir string) error {
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprint("size=", smallDisk)); err != nil {
-		fmt.Fprintln(os.Stdout, "no mount")
+		say("no mount")
 		return nil
 	}
 	s, err := queue.StartServer(ctx, queue.ServerConfig{StoreDir: filepath.Join(dir, "store"), SyncAlways: true, Logger: quiet()})
@@ -86,7 +86,7 @@ func fillDisk(ctx context.Context, dir string) error {
 	if err := publish(0); err != nil {
 		return err
 	}
-	fmt.Fprintln(os.Stdout, "stored")
+	say("stored")
 	filler := filepath.Join(dir, "filler")
 	if err := os.WriteFile(filler, make([]byte, smallDisk*3/4), 0o600); err != nil {
 		return err
@@ -99,7 +99,7 @@ func fillDisk(ctx context.Context, dir string) error {
 	if err == nil {
 		return errors.New("the disk never was full")
 	}
-	fmt.Fprintln(os.Stdout, "refused")
+	say("refused")
 	if err := os.Remove(filler); err != nil {
 		return err
 	}
@@ -115,7 +115,7 @@ func comeBack(ctx context.Context, q *queue.Queue, n int, publish func(int) erro
 			return err
 		}
 	}
-	fmt.Fprintln(os.Stdout, "stored again")
+	say("stored again")
 	for i := range n + 1 {
 		r, err := q.Result(ctx, queue.KeyOf(newTask(i)))
 		if err != nil {
@@ -125,6 +125,6 @@ func comeBack(ctx context.Context, q *queue.Queue, n int, publish func(int) erro
 			return fmt.Errorf("result %d is damaged: %s, %d bytes", i, r.Status, len(r.Output.Inline))
 		}
 	}
-	fmt.Fprintln(os.Stdout, "nothing lost")
+	say("nothing lost")
 	return nil
 }

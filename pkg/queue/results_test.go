@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/otel/trace"
@@ -100,6 +101,31 @@ func TestResultWithoutAServerHasAKnownEnd(t *testing.T) {
 	require.NotErrorIs(t, err, queue.ErrUnknownOutcome, "nothing was sent")
 	_, err = q.Result(t.Context(), queue.KeyOf(newTask(1)))
 	require.ErrorIs(t, err, queue.ErrNoResult)
+}
+
+func TestSilenceIsAnUnknownOutcomeAndNobodyIsAKnownOne(t *testing.T) {
+	t.Parallel()
+	q := open(t, startServer(t, ""), queue.Config{Storage: jetstream.MemoryStorage, Timeout: time.Second})
+	js, err := jetstream.New(q.Conn())
+	require.NoError(t, err)
+	for _, stream := range []string{queue.StreamTasks, queue.StreamResults, queue.StreamLedger} {
+		require.NoError(t, js.DeleteStream(t.Context(), stream))
+	}
+	done := newTask(1)
+	outcomes := func(want error) {
+		t.Helper()
+		require.ErrorIs(t, q.Submit(t.Context(), done), want)
+		_, err := q.PublishResult(t.Context(), queue.KeyOf(done), newResult(done, ""))
+		require.ErrorIs(t, err, want)
+	}
+	outcomes(queue.ErrUnavailable)
+	for _, subject := range []string{"ark.task.>", "ark.result.>"} {
+		_, err = q.Conn().Subscribe(subject, func(*nats.Msg) {}) // takes the message and does not answer
+		require.NoError(t, err)
+	}
+	outcomes(queue.ErrUnknownOutcome)
+	_, err = q.Result(t.Context(), queue.KeyOf(done))
+	require.ErrorIs(t, err, queue.ErrUnavailable, "that is not the same as no result")
 }
 
 // follow reads the results of a run until it has n records, then returns them and how many came before the signal.

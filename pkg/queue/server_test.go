@@ -131,6 +131,9 @@ func list(t *testing.T, dir string) []os.DirEntry {
 	return entries
 }
 
+// say tells the test that started this process how far it is.
+func say(v any) { _, _ = fmt.Fprintln(os.Stdout, v) }
+
 // child submits tasks, publishes results and writes batches until it is killed, and says after each that it is stored.
 func child(ctx context.Context, dir string) error {
 	s, err := queue.StartServer(ctx, queue.ServerConfig{StoreDir: dir, Logger: quiet()})
@@ -153,7 +156,7 @@ func child(ctx context.Context, dir string) error {
 		if err := errors.Join(resultErr, batchErr, q.Submit(ctx, x)); err != nil {
 			return err
 		}
-		fmt.Fprintln(os.Stdout, i)
+		say(i)
 	}
 }
 

@@ -2,6 +2,7 @@ package tools
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -137,6 +138,16 @@ func NewNetwork(guard Guard, proxy func(*http.Request) (*url.URL, error)) *Netwo
 		MaxResponseHeaderBytes: maxHeaderBytes,
 	}}
 }
+
+// WithTLS is a network behind the same guard, with connections of its own that are made with the given certificates.
+func (n *Network) WithTLS(config *tls.Config) *Network {
+	transport := n.transport.Clone()
+	transport.TLSClientConfig = config
+	return &Network{guard: n.guard, transport: transport}
+}
+
+// CheckRedirect lets an http.Client follow redirects on the same host only, and never from https to http.
+func (n *Network) CheckRedirect(req *http.Request, via []*http.Request) error { return confined(req, via) }
 
 // Close closes idle connections.
 func (n *Network) Close() { n.transport.CloseIdleConnections() }

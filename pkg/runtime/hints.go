@@ -1,0 +1,30 @@
+package runtime
+
+import (
+	"context"
+	"time"
+
+	"arkonis.dev/ark/pkg/llm"
+	"arkonis.dev/ark/pkg/queue"
+)
+
+// chunk passes a streamed answer on, and keeps it: it is the partial answer of a call that does not end.
+func (a *attempt) chunk(ctx context.Context, call int) func(llm.Chunk) {
+	return func(c llm.Chunk) {
+		if c.Text == "" {
+			return
+		}
+		a.streamed.WriteString(c.Text)
+		if err := a.config.Queue.HintChunk(queue.KeyOf(a.task), queue.Chunk{Call: call, Text: c.Text}); err != nil {
+			a.log.DebugContext(ctx, "chunk was not passed on", "error", err)
+		}
+	}
+}
+
+// tell passes news of the task to whoever looks on; nothing depends on it.
+func (a *attempt) tell(ctx context.Context, p queue.Progress) {
+	p.Pod, p.At = a.config.Pod, time.Now().UTC()
+	if err := a.config.Queue.HintProgress(queue.KeyOf(a.task), p); err != nil {
+		a.log.DebugContext(ctx, "progress was not told", "error", err)
+	}
+}

@@ -1,0 +1,197 @@
+package runtime_test
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"os/signal"
+	"testing"
+	"time"
+
+	natsserver "github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/require"
+
+	"arkonis.dev/ark/pkg/llm/modelserver"
+	"arkonis.dev/ark/pkg/llm/openai"
+	"arkonis.dev/ark/pkg/queue"
+	"arkonis.dev/ark/pkg/runtime"
+	"arkonis.dev/ark/pkg/task"
+	"arkonis.dev/ark/pkg/tools"
+	"arkonis.dev/ark/pkg/work"
+)
+
+// The test's own executable is also an agent's process, so that one can be killed.
+const (
+	envNATS   = "ARK_TEST_NATS"
+	envModels = "ARK_TEST_MODELS"
+	envHooks  = "ARK_TEST_HOOKS"
+	envPod    = "ARK_TEST_POD"
+)
+
+const killAckWait = time.Second
+
+func TestMain(m *testing.M) {
+	if os.Getenv(envNATS) == "" {
+		os.Exit(m.Run())
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := agentProcess(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+func agentProcess(ctx context.Context) error {
+	nc, err := nats.Connect(os.Getenv(envNATS))
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
+	q, err := queue.Open(ctx, nc, queue.Config{Storage: jetstream.MemoryStorage, Logger: quiet()})
+	if err != nil {
+		return err
+	}
+	provider, err := openai.New(openai.Config{BaseURL: os.Getenv(envModels)})
+	if err != nil {
+		return err
+	}
+	network := tools.NewNetwork(tools.Guard{}, nil)
+	var all []tools.Tool
+	for _, c := range []tools.WebhookConfig{
+		{Name: "pay", URL: os.Getenv(envHooks) + "/pay"},
+		{Name: "look", URL: os.Getenv(envHooks) + "/look", Method: "GET"},
+	} {
+		hook, err := tools.NewWebhook(c, network)
+		if err != nil {
+			return err
+		}
+		all = append(all, hook)
+	}
+	set, err := tools.NewSet(all...)
+	if err != nil {
+		return err
+	}
+	r, err := runtime.New(runtime.Config{
+		Namespace: namespace, Agent: "payer", Pod: os.Getenv(envPod), Model: "m-1", Provider: provider, Tools: set,
+		Queue: q, Work: work.NewClient(nc), AckWait: killAckWait, Heartbeat: killAckWait / 4,
+	})
+	if err != nil {
+		return err
+	}
+	return r.Run(ctx)
+}
+
+// newReachableWorld is a world that other processes can connect to.
+func newReachableWorld(t *testing.T, models modelserver.Config) (w *world, url string) {
+	t.Helper()
+	server, err := natsserver.NewServer(&natsserver.Options{
+		Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: t.TempDir(), NoLog: true, NoSigs: true,
+	})
+	require.NoError(t, err)
+	go server.Start()
+	t.Cleanup(func() {
+		server.Shutdown()
+		server.WaitForShutdown()
+	})
+	require.True(t, server.ReadyForConnections(10*time.Second))
+	w = &world{t: t, arrived: make(chan struct{})}
+	w.nc, err = nats.Connect(server.ClientURL())
+	require.NoError(t, err)
+	t.Cleanup(w.nc.Close)
+	w.open(models)
+	return w, server.ClientURL()
+}
+
+func (w *world) process(url, hooks, pod string) *exec.Cmd {
+	w.t.Helper()
+	cmd := exec.CommandContext(w.t.Context(), os.Args[0])
+	cmd.Env = append(os.Environ(), envNATS+"="+url, envModels+"="+w.models.URL(), envHooks+"="+hooks, envPod+"="+pod)
+	cmd.Stderr = os.Stderr
+	require.NoError(w.t, cmd.Start())
+	return cmd
+}
+
+// An agent's process is killed while a tool runs: another one goes on from the journal, makes no answered call again,
+// repeats the safe tool and does not repeat the unsafe one.
+func TestKilledAgentsTaskGoesOn(t *testing.T) {
+	t.Parallel()
+	var hooks served
+	began := make(chan struct{}, 2)
+	hang := make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if hooks.add(r.URL.Path) == 1 {
+			began <- struct{}{}
+			select {
+			case <-hang:
+			case <-r.Context().Done():
+			}
+			return
+		}
+		fmt.Fprint(w, "seen")
+	}))
+	defer server.Close()
+	defer close(hang)
+
+	w, url := newReachableWorld(t, modelserver.Config{Rules: []modelserver.Rule{
+		{When: modelserver.When{Call: 1}, Reply: modelserver.Reply{Text: "first", Tools: []modelserver.Use{use("pay", `{"eur":5}`), use("look", `{}`)}}},
+		{Reply: modelserver.Reply{Text: "done"}},
+	}})
+	first := w.process(url, server.URL, "payer-0")
+	tk := w.task("payer", "pay")
+	w.submit(tk)
+	<-began
+	<-began
+	require.NoError(t, first.Process.Kill())
+	_ = first.Wait()
+	second := w.process(url, server.URL, "payer-1")
+	defer func() {
+		_ = second.Process.Kill()
+		_ = second.Wait()
+	}()
+
+	r := w.result(tk.ID)
+	require.Equal(t, task.Succeeded, r.Status, "%v", r.Error)
+	require.Equal(t, "done", r.Output.Inline)
+	require.Equal(t, "payer-1", r.Pod)
+	require.Equal(t, 2, r.ModelCalls)
+	require.Equal(t, map[string]int{"/pay": 1, "/look": 2}, hooks.all())
+	calls := w.models.Calls()
+	require.Len(t, calls, 2, "the answered call is not made again")
+	told := messages(calls[1])[2:]
+	require.Equal(t, `assistant: first -> pay{"eur":5} -> look{}`, told[0])
+	require.Contains(t, told[1], "the outcome of this call of pay is unknown")
+	require.Equal(t, "tool: seen", told[2])
+}
+
+// An agent's process is killed while a model call runs: nobody knows what came of it, so it is made again.
+func TestKilledModelCallIsMadeAgain(t *testing.T) {
+	t.Parallel()
+	w, url := newReachableWorld(t, modelserver.Config{Rules: []modelserver.Rule{
+		{When: modelserver.When{Call: 1}, Reply: modelserver.Reply{Fault: modelserver.FaultHang}},
+		{Reply: modelserver.Reply{Text: "done"}},
+	}})
+	first := w.process(url, "http://127.0.0.1:1", "payer-0")
+	tk := w.task("payer", "x")
+	w.submit(tk)
+	_, err := w.models.WaitIn(t.Context(), 1)
+	require.NoError(t, err)
+	require.NoError(t, first.Process.Kill())
+	_ = first.Wait()
+	second := w.process(url, "http://127.0.0.1:1", "payer-1")
+	defer func() {
+		_ = second.Process.Kill()
+		_ = second.Wait()
+	}()
+	r := w.result(tk.ID)
+	require.Equal(t, "done", r.Output.Inline, "%v", r.Error)
+	require.Equal(t, 2, r.ModelCalls)
+	require.Len(t, w.models.Calls(), 2)
+	require.Len(t, r.Notes, 1)
+	require.Contains(t, r.Notes[0], "1 model call")
+}

@@ -1,0 +1,222 @@
+package runtime
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"runtime/debug"
+	"time"
+
+	"arkonis.dev/ark/pkg/llm"
+	"arkonis.dev/ark/pkg/queue"
+	"arkonis.dev/ark/pkg/task"
+	"arkonis.dev/ark/pkg/telemetry"
+	"arkonis.dev/ark/pkg/work"
+)
+
+// converse runs the turn loop until the model answers without calling tools.
+func (a *attempt) converse(ctx context.Context) error {
+	for {
+		if a.conv.final != nil {
+			return a.judgeFinal()
+		}
+		if a.conv.turns >= a.config.Limits.MaxTurns {
+			return task.Errorf(task.CodeMaxTurns,
+				"the model still called tools after %d turns; raise limits.maxTurns, or tell it in its prompt when to stop", a.conv.turns)
+		}
+		if err := a.equip(); err != nil {
+			return err
+		}
+		if err := a.runTools(ctx); err != nil {
+			return err
+		}
+		if err := a.equip(); err != nil {
+			return err
+		}
+		if err := a.callModel(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// judgeFinal says whether the last answer is a whole one.
+func (a *attempt) judgeFinal() error {
+	if a.conv.final.Finish == llm.FinishLength {
+		return task.Errorf(task.CodeTruncated,
+			"the answer was cut at %d tokens; raise limits.maxTokensPerCall, or ask for less", a.config.Limits.MaxTokensPerCall)
+	}
+	return nil
+}
+
+func (a *attempt) request() llm.Request {
+	return llm.Request{
+		Model:        a.model,
+		Messages:     a.conv.messages,
+		Tools:        a.tools.Specs(),
+		Schema:       a.task.OutputSchema,
+		MaxTokens:    a.config.Limits.MaxTokensPerCall,
+		Temperature:  a.config.Temperature,
+		TopP:         a.config.TopP,
+		Key:          fmt.Sprintf("%s-%d", a.task.ID, a.conv.nextCall),
+		Purpose:      purpose(a.task.Kind),
+		Capabilities: a.task.Capabilities,
+		Agent:        a.task.Agent,
+	}
+}
+
+func purpose(k task.Kind) string {
+	if k == task.KindDelegate {
+		return string(task.KindStep)
+	}
+	return string(k)
+}
+
+// callModel makes one call, and where it fails in a way that may pass, another, each with its own reservation and
+// intent. It returns with the answer in the journal.
+func (a *attempt) callModel(ctx context.Context) error {
+	for failed := 0; ; {
+		req := a.request()
+		intent := &work.Intent{Call: a.conv.nextCall, Reserve: llm.InputBound(req) + req.MaxTokens, Model: req.Model}
+		if err := a.reserve(ctx, intent); err != nil {
+			return err
+		}
+		a.tell(ctx, queue.Progress{Event: queue.EventCall})
+		resp, err := a.chat(ctx, req)
+		if err == nil {
+			return a.journalAnswer(ctx, intent, resp)
+		}
+		var failure *llm.Error
+		if !errors.As(err, &failure) {
+			failure = &llm.Error{Code: task.CodeInternal, Message: err.Error(), Unknown: true, Err: err}
+		}
+		if err := a.put(failedEntries(intent, failure)...); err != nil {
+			return err
+		}
+		if failure.Fallback && ctx.Err() == nil {
+			continue // the refusal and the next intent go into one batch
+		}
+		if err := a.flush(ctx); err != nil {
+			return err
+		}
+		failed++
+		if err := a.pause(ctx, failure, failed); err != nil {
+			return err
+		}
+	}
+}
+
+// reserve journals the intent of the next call together with what is carried.
+func (a *attempt) reserve(ctx context.Context, intent *work.Intent) error {
+	entry := work.Entry{Intent: intent}
+	err := a.append(ctx, append(a.carry, entry)...)
+	var refused *work.BudgetError
+	if errors.As(err, &refused) {
+		a.config.Telemetry.BudgetRefused(ctx, a.task.Agent)
+	}
+	if err != nil {
+		return err
+	}
+	a.carry = nil
+	return a.conv.apply(entry)
+}
+
+// failedEntries are the entries of a failed call: charged with what the server said it used, in full when nobody knows
+// what it did, and not at all when it surely did nothing.
+func failedEntries(intent *work.Intent, failure *llm.Error) []work.Entry {
+	f := &work.CallFailed{Call: intent.Call, Code: failure.Code, Message: failure.Message, Unknown: failure.Unknown && failure.Usage == nil}
+	switch {
+	case failure.Usage != nil:
+		f.Usage = *failure.Usage
+		f.Charged = failure.Usage.Total()
+	case failure.Unknown:
+		f.Charged = intent.Reserve
+	}
+	entries := []work.Entry{{Failed: f}}
+	if failure.Note != "" {
+		entries = append(entries, work.Entry{Note: failure.Note})
+	}
+	return entries
+}
+
+// journalAnswer settles the call and records its answer, and the start of each tool call that it asks for.
+func (a *attempt) journalAnswer(ctx context.Context, intent *work.Intent, resp *llm.Response) error {
+	body, err := json.Marshal(resp)
+	if err != nil {
+		return fmt.Errorf("journal the answer: %w", err)
+	}
+	entries := []work.Entry{{Answer: &work.Answer{Call: intent.Call, Response: body, Usage: resp.Usage}}}
+	for i, call := range resp.Message.ToolCalls {
+		entries = append(entries, work.Entry{ToolStart: &work.ToolStart{ID: toolID(intent.Call, i), Name: call.Name}})
+	}
+	if err := a.put(entries...); err != nil {
+		return err
+	}
+	a.replaying = false
+	return a.flush(ctx)
+}
+
+// pause waits before another attempt, or says why there is none.
+func (a *attempt) pause(ctx context.Context, failure *llm.Error, failed int) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if !failure.Retry {
+		return &task.Error{Code: failure.Code, Message: failure.Message}
+	}
+	wait := a.config.Backoff.wait(failed, failure.RetryAfter, rand.Float64())
+	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= wait {
+		return task.Errorf(failure.Code, "%s (after %d attempts; the task's time does not allow another)", failure.Message, failed)
+	}
+	a.log.WarnContext(ctx, "model call failed, trying again", "code", failure.Code, "attempt", failed, "wait", wait, "error", failure.Message)
+	if !sleep(ctx, wait) {
+		return context.Cause(ctx)
+	}
+	return nil
+}
+
+// chat makes the call. A panic of the provider is an error of this call, of unknown outcome.
+func (a *attempt) chat(ctx context.Context, req llm.Request) (resp *llm.Response, err error) {
+	ctx, span := a.config.Telemetry.StartChat(ctx, telemetry.Chat{
+		Provider: a.config.Provider.Name(), Model: req.Model, Agent: req.Agent, Task: a.task.ID,
+		MaxTokens: req.MaxTokens, Temperature: req.Temperature, TopP: req.TopP,
+		Messages: func() string { return text(req.Messages) },
+	})
+	defer func() {
+		if v := recover(); v != nil {
+			a.log.ErrorContext(ctx, "provider panicked", "panic", v, "stack", string(debug.Stack()))
+			resp, err = nil, fmt.Errorf("the %s provider failed internally: %v", a.config.Provider.Name(), v)
+		}
+		span.Finish(ctx, chatEnd(resp, err))
+	}()
+	a.streamed.Reset()
+	return a.config.Provider.Chat(ctx, req, a.chunk(ctx, a.conv.nextCall-1))
+}
+
+func chatEnd(resp *llm.Response, err error) telemetry.ChatEnd {
+	if err != nil {
+		var failure *llm.Error
+		if errors.As(err, &failure) {
+			return telemetry.ChatEnd{ErrorType: string(failure.Code), Message: failure.Message}
+		}
+		return telemetry.ChatEnd{ErrorType: string(task.CodeInternal), Message: err.Error()}
+	}
+	return telemetry.ChatEnd{
+		Model: resp.Model, ID: resp.ID, Finish: string(resp.Finish), Usage: usage(resp.Usage),
+		Answer: func() string { return text(resp.Message) },
+	}
+}
+
+func usage(u task.Usage) telemetry.Usage {
+	return telemetry.Usage{Input: u.InputTokens, Output: u.OutputTokens, Cached: u.CachedTokens, Reasoning: u.ReasoningTokens}
+}
+
+// text is a value as JSON, for telemetry.
+func text(v any) string {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err.Error()
+	}
+	return string(b)
+}

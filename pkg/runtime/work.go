@@ -1,0 +1,279 @@
+package runtime
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"go.opentelemetry.io/otel/trace"
+
+	"arkonis.dev/ark/pkg/queue"
+	"arkonis.dev/ark/pkg/task"
+	"arkonis.dev/ark/pkg/telemetry"
+	"arkonis.dev/ark/pkg/work"
+)
+
+// outcome is what becomes of a delivery. Exactly one field is set.
+type outcome struct {
+	result   *task.Result   // publish it, then acknowledge
+	done     bool           // there is a result already: acknowledge
+	lost     bool           // somebody else works on the task: say nothing
+	handBack *time.Duration // to be delivered again after this time
+}
+
+func handBack(after time.Duration) outcome { return outcome{handBack: &after} }
+
+// unavailableDelay is how long a task rests when the work service cannot be reached.
+const unavailableDelay = time.Second
+
+// work runs one delivery to its end.
+func (r *Runtime) work(ctx context.Context, d *queue.Delivery) {
+	ctx, span := r.config.Telemetry.Start(d.Context(ctx), "task process", trace.SpanKindConsumer,
+		telemetry.KeyTask.String(d.Task.ID), telemetry.KeyKind.String(string(d.Task.Kind)), telemetry.KeyRun.String(d.Task.Run.Name),
+		telemetry.KeyStep.String(d.Task.Step), telemetry.KeyAgent.String(d.Task.Agent), telemetry.KeyNamespace.String(d.Task.Namespace))
+	log := r.log.With("task", d.Task.ID, "run", d.Task.Run.Name, "step", d.Task.Step)
+	place := newPlace(r.slots, d.Yield, d.Resume)
+	started := time.Now()
+
+	out := r.attempt(ctx, d, place, log)
+	place.close()
+	r.conclude(ctx, d, out, log)
+	switch {
+	case out.result == nil:
+		span.End("", "")
+	case out.result.Error == nil:
+		span.SetUsage(usage(out.result.Usage))
+		span.End("", "")
+		r.config.Telemetry.TaskDone(ctx, d.Task.Agent, string(out.result.Status), time.Since(started))
+	default:
+		span.End(string(out.result.Error.Code), out.result.Error.Message)
+		r.config.Telemetry.TaskDone(ctx, d.Task.Agent, string(out.result.Error.Code), time.Since(started))
+	}
+}
+
+// attempt takes a task over and works on it until it ends or has to be given up. A panic ends this task only.
+func (r *Runtime) attempt(ctx context.Context, d *queue.Delivery, p *place, log *slog.Logger) (out outcome) {
+	ctx, unregister := r.register(ctx, d.Task.ID)
+	defer unregister()
+	defer func() {
+		if v := recover(); v != nil {
+			log.ErrorContext(ctx, "task panicked", "panic", v, "stack", string(debug.Stack()))
+			out = outcome{result: r.bare(d.Task, task.Errorf(task.CodeInternal, "the agent failed internally: %v", v))}
+		}
+	}()
+	session, err := r.takeOver(ctx, d)
+	if err != nil {
+		return r.notTaken(ctx, d, err, log)
+	}
+	r.taken(ctx, d, session, log)
+	ctx, cancel := within(ctx, session.Task(), workedSince(session), r.config.Limits.Timeout)
+	defer cancel()
+	defer r.keepAlive(ctx, d, log)()
+	a, err := newAttempt(ctx, &r.config, session, p, log)
+	if err != nil {
+		return r.ended(ctx, a, d, err)
+	}
+	a.tell(ctx, queue.Progress{Event: queue.EventStarted})
+	return r.ended(ctx, a, d, a.converse(ctx))
+}
+
+func (r *Runtime) takeOver(ctx context.Context, d *queue.Delivery) (*work.Session, error) {
+	return r.config.Work.TakeOver(ctx, d.Task.Namespace, d.Task.Agent, d.Task.ID, r.config.Pod)
+}
+
+func (r *Runtime) taken(ctx context.Context, d *queue.Delivery, s *work.Session, log *slog.Logger) {
+	again := s.TakeOvers() > 1
+	r.config.Telemetry.TaskTaken(ctx, d.Task.Agent, s.TakenAt().Sub(d.Task.Created), again)
+	if again {
+		log.InfoContext(ctx, "task taken over", "take_over", s.TakeOvers(), "journal", len(s.Journal()))
+	}
+}
+
+// notTaken says what becomes of a task that cannot be worked on.
+func (r *Runtime) notTaken(ctx context.Context, d *queue.Delivery, err error, log *slog.Logger) outcome {
+	var failure *task.Error
+	switch {
+	case errors.Is(err, work.ErrDone), errors.Is(err, work.ErrGone):
+		return outcome{done: true}
+	case errors.As(err, &failure):
+		return outcome{result: r.bare(d.Task, failure)}
+	case ctx.Err() != nil && errors.As(context.Cause(ctx), &failure):
+		return outcome{result: r.bare(d.Task, failure)}
+	case ctx.Err() != nil:
+		return handBack(0)
+	default:
+		log.WarnContext(ctx, "task was not taken over, handing it back", "error", err)
+		return handBack(unavailableDelay)
+	}
+}
+
+// bare is a result of a task that was not worked on.
+func (r *Runtime) bare(t *task.Task, failure *task.Error) *task.Result {
+	status := task.Failed
+	if failure.Code == task.CodeCancelled {
+		status = task.Cancelled
+	}
+	return &task.Result{
+		Version: task.Version, TaskID: t.ID, Status: status, Error: failure, Pod: r.config.Pod, Completed: time.Now().UTC(),
+	}
+}
+
+// within bounds the work on a task: by its own time, which counts from since, and by its run's deadline.
+func within(ctx context.Context, t *task.Task, since time.Time, timeout time.Duration) (context.Context, context.CancelFunc) {
+	if t.TimeoutSeconds > 0 {
+		timeout = time.Duration(t.TimeoutSeconds) * time.Second
+	}
+	deadline := since.Add(timeout)
+	cause := task.Errorf(task.CodeTimeout, "the task did not end within its %s; raise timeoutSeconds of the step or of the agent's limits", timeout)
+	if !t.Deadline.IsZero() && t.Deadline.Before(deadline) {
+		deadline = t.Deadline
+		cause = task.Errorf(task.CodeDeadline, "the run's deadline (%s) passed while the task ran", t.Deadline.UTC().Format(time.RFC3339))
+	}
+	return context.WithDeadlineCause(ctx, deadline, cause)
+}
+
+// waitedUntil begins the note of a task that waited for its budget; the time follows.
+const waitedUntil = "waited for its budget until "
+
+// workedSince is what a task's own time counts from: its first take-over, or the end of its last wait for a budget.
+func workedSince(s *work.Session) time.Time {
+	since := s.TakenAt()
+	for _, e := range s.Journal() {
+		if at, ok := strings.CutPrefix(e.Note, waitedUntil); ok {
+			if t, err := time.Parse(time.RFC3339, at); err == nil && t.After(since) {
+				since = t
+			}
+		}
+	}
+	return since
+}
+
+// keepAlive tells the queue that the task is worked on, until ctx ends or the returned function is called.
+func (r *Runtime) keepAlive(ctx context.Context, d *queue.Delivery, log *slog.Logger) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		ticker := time.NewTicker(r.config.Heartbeat)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-ticker.C:
+				if err := d.InProgress(); err != nil {
+					log.DebugContext(ctx, "heartbeat was not sent", "error", err)
+				}
+			}
+		}
+	}()
+	return func() {
+		cancel()
+		<-done
+	}
+}
+
+// ended says what becomes of a task whose conversation ended with err, nil for an answer.
+func (r *Runtime) ended(ctx context.Context, a *attempt, d *queue.Delivery, err error) outcome {
+	err = reason(ctx, err)
+	linger, cancel := lingering(ctx)
+	defer cancel()
+	switch {
+	case errors.Is(err, work.ErrFenced):
+		return outcome{lost: true}
+	case errors.Is(err, work.ErrDone), errors.Is(err, work.ErrGone):
+		return outcome{done: true}
+	case errors.Is(err, errHandBack):
+		a.keep(linger)
+		return handBack(0)
+	case errors.Is(err, work.ErrUnavailable):
+		return handBack(unavailableDelay)
+	}
+	if until, ok := r.budgetFrees(err); ok && a != nil {
+		a.carry = append(a.carry, work.Entry{Note: waitedUntil + until.UTC().Format(time.RFC3339)})
+		a.keep(linger)
+		return handBack(max(time.Until(until), unavailableDelay))
+	}
+	if a == nil {
+		return outcome{result: r.bare(d.Task, failure(err))}
+	}
+	result, err := a.result(linger, err)
+	if err != nil {
+		a.log.WarnContext(ctx, "answer was not stored, handing the task back", "error", err)
+		return handBack(unavailableDelay)
+	}
+	r.config.Telemetry.CallUnknown(ctx, d.Task.Agent, a.conv.unknown)
+	return outcome{result: result}
+}
+
+// reason is why a task ended: the end of its context explains errors that followed from it.
+func reason(ctx context.Context, err error) error {
+	var known *task.Error
+	if err == nil || ctx.Err() == nil || errors.As(err, &known) || errors.Is(err, work.ErrFenced) {
+		return err
+	}
+	return context.Cause(ctx)
+}
+
+// budgetFrees is when a task that waits for its budget goes on, if it does.
+func (r *Runtime) budgetFrees(err error) (time.Time, bool) {
+	var refused *work.BudgetError
+	if !r.config.Limits.WaitForBudget || !errors.As(err, &refused) || refused.FreesAt.IsZero() {
+		return time.Time{}, false
+	}
+	return refused.FreesAt, true
+}
+
+// conclude publishes the result and tells the queue.
+func (r *Runtime) conclude(ctx context.Context, d *queue.Delivery, out outcome, log *slog.Logger) {
+	ctx, cancel := lingering(ctx)
+	defer cancel()
+	var err error
+	switch {
+	case out.lost:
+		log.InfoContext(ctx, "task was taken over by another pod")
+		d.Release()
+	case out.handBack != nil:
+		err = d.Nak(*out.handBack)
+	case out.done:
+		err = d.Ack(ctx)
+	default:
+		err = r.publish(ctx, d, out.result, log)
+	}
+	if err != nil {
+		log.WarnContext(ctx, "task was not concluded, it will be delivered again", "error", err)
+	}
+}
+
+// publish stores the result and acknowledges the task. A poisoned task is also put aside, for people to look at.
+func (r *Runtime) publish(ctx context.Context, d *queue.Delivery, result *task.Result, log *slog.Logger) error {
+	for tries := 1; ; tries++ {
+		won, err := r.config.Queue.PublishResult(ctx, d.Key(), result)
+		if err == nil {
+			r.report(ctx, result, won, log)
+			break
+		}
+		if errors.Is(err, queue.ErrTooLarge) {
+			result = r.bare(d.Task, task.Errorf(task.CodeInternal, "the result is too large to be stored: %v", err))
+		}
+		log.WarnContext(ctx, "result was not stored, trying again", "error", err)
+		if !sleep(ctx, r.config.Backoff.wait(tries, 0, 1)) {
+			return errors.Join(err, d.Nak(unavailableDelay))
+		}
+	}
+	if result.Error != nil && result.Error.Code == task.CodePoison {
+		return d.Term(ctx, result.Error.Error())
+	}
+	return d.Ack(ctx)
+}
+
+func (r *Runtime) report(ctx context.Context, result *task.Result, won bool, log *slog.Logger) {
+	if result.Error == nil {
+		log.InfoContext(ctx, "task done", "won", won, "tokens", result.Usage.Total(), "model_calls", result.ModelCalls)
+		return
+	}
+	log.InfoContext(ctx, "task ended", "won", won, "status", result.Status, "code", result.Error.Code, "error", result.Error.Message)
+}

@@ -199,7 +199,7 @@ func (p *Plan) checkJSON(check func(any) []Violation, answer string) (text, prob
 		if path == "" {
 			path = "the whole answer"
 		}
-		fmt.Fprintf(&b, "\n- %s: %s", path, v.Message)
+		fmt.Fprintf(&b, "\n- %s %s", path, v.Message)
 	}
 	return "", b.String()
 }

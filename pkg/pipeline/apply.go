@@ -243,7 +243,7 @@ func (f *fold) ended(e *Ended) {
 		default:
 			st.Phase = v1alpha1.StepCancelled
 		}
-		st.Completed, st.Reason, st.Message = e.At, "RunEnded", "the run ended before: "+e.Reason
+		st.Completed, st.Reason, st.Message = e.At, ReasonRunEnded, "the run ended before: "+e.Reason
 	}
 	for i := range f.s.Tasks {
 		if c := f.s.Tasks[i].Child; c != nil && !c.Phase.Terminal() {
@@ -323,26 +323,19 @@ func (f *fold) delegateEnded(t *TaskState, e *TaskEnded) {
 
 // taskFailed retries, or gives the unit up.
 func (f *fold) taskFailed(t *TaskState, e *TaskEnded) {
-	if f.s.Ending != nil {
-		return // it was withdrawn; its step is cancelled when the run has ended
-	}
 	i, item := t.Step, t.Item
 	st := f.p.steps[i]
 	u := &f.s.Steps[i].Units[item]
-	code, message := e.Code, e.Message
-	if code == "" {
-		code = task.CodeInternal
-		if e.Status == task.Cancelled {
-			code = task.CodeCancelled
-		}
-	}
-	if message == "" {
-		message = "the task gave no reason"
-	}
+	code, message := whyFailed(e)
 	if t.Kind == task.KindStep && e.Output != "" {
 		u.Refused, u.Ref = e.Output, e.OutputRef
 	}
 	switch {
+	case f.s.Ending != nil:
+		// It was withdrawn, and its step is cancelled when the run has ended - unless it failed by itself just then.
+		if code != task.CodeCancelled && code != task.CodeDeadline {
+			f.failUnit(i, item, string(code), message)
+		}
 	case f.endedByTask(t, e, code, message):
 	case t.Kind == task.KindRoute:
 		f.routeElsewhere(i, item, "the router failed: "+message)
@@ -361,6 +354,21 @@ func (f *fold) taskFailed(t *TaskState, e *TaskEnded) {
 		}
 		f.failUnit(i, item, string(code), message)
 	}
+}
+
+// whyFailed is the code and the sentence of a failed task, also when it gave none.
+func whyFailed(e *TaskEnded) (task.Code, string) {
+	code, message := e.Code, e.Message
+	if code == "" {
+		code = task.CodeInternal
+		if e.Status == task.Cancelled {
+			code = task.CodeCancelled
+		}
+	}
+	if message == "" {
+		message = "the task gave no reason"
+	}
+	return code, message
 }
 
 // endedByTask ends the run when the task's failure is the run's own: it was cancelled, its time or its tokens are used

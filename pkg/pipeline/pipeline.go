@@ -51,6 +51,7 @@ const (
 	ReasonTooManyItems   = "TooManyItems"   // a step: forEach has more items than maxItems
 	ReasonItemsFailed    = "ItemsFailed"    // a step with continueOnError: some items failed
 	ReasonReused         = "Reused"         // a step: its result comes from an earlier run
+	ReasonRunEnded       = "RunEnded"       // a step: it has no end of its own
 	ReasonOutputFailed   = "OutputFailed"   // a run: the template of its output failed
 )
 
@@ -81,7 +82,7 @@ type Options struct {
 // Violation is one way in which a document does not fit a schema.
 type Violation struct {
 	Path    string // of the value in the document
-	Message string
+	Message string // a sentence without a subject: must be a string, not a number
 }
 
 // InvalidError means that a run cannot be compiled.

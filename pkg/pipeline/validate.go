@@ -206,7 +206,11 @@ func (s *subject) checkStep(i int, o Options) []Finding {
 		f.Hint = hint
 		findings = append(findings, f)
 	}
-	if st.RegistryLookup == nil && !s.hasRole(st.Role) {
+	switch {
+	case st.RegistryLookup != nil || s.hasRole(st.Role):
+	case st.Role == "":
+		add(failure(path+".role", "the step has no role"), oneOf("roles", "", s.roleNames()))
+	default:
 		add(failure(path+".role", "there is no role %q", st.Role), oneOf("roles", st.Role, s.roleNames()))
 	}
 	if st.ForEach != nil && slices.Contains([]string{"input", "steps", "run", "iteration"}, st.ForEach.As) {
@@ -306,6 +310,7 @@ func oneOf(what, name string, names []string) string {
 	if len(names) == 0 {
 		return "there are no " + what
 	}
+	names = distinct(names)
 	for _, n := range names {
 		if n != name && near(name, n) {
 			return fmt.Sprintf("did you mean %q?", n)
@@ -316,6 +321,16 @@ func oneOf(what, name string, names []string) string {
 		return fmt.Sprintf("%s are %s and %d more", what, strings.Join(names[:most], ", "), len(names)-most)
 	}
 	return what + " are " + strings.Join(names, ", ")
+}
+
+func distinct(names []string) []string {
+	var out []string
+	for _, n := range names {
+		if !slices.Contains(out, n) {
+			out = append(out, n)
+		}
+	}
+	return out
 }
 
 // near says whether one name is probably a slip of the other: two letters swapped, or one added, left out or changed.

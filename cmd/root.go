@@ -81,7 +81,7 @@ ArkTeam joins agents into a pipeline or lets them delegate; each execution is an
 The same YAML runs on a laptop with "ark run".`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args:          cobra.NoArgs,
+		Args:          noSuchCommand,
 		RunE: func(c *cobra.Command, _ []string) error {
 			return c.Help()
 		},
@@ -95,6 +95,18 @@ The same YAML runs on a laptop with "ark run".`,
 	root.AddCommand(newRun(s), newValidate(s), newInit(s), newVersion(s))
 	root.InitDefaultCompletionCmd(os.Args[1:]...)
 	return root
+}
+
+// noSuchCommand refuses words that are no command and offers those that look like them.
+func noSuchCommand(c *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	hint := "see '" + c.CommandPath() + " --help'"
+	if near := c.SuggestionsFor(args[0]); len(near) > 0 {
+		hint = "did you mean " + strings.Join(near, " or ") + "?"
+	}
+	return fmt.Errorf("there is no command %q (%s)", args[0], hint)
 }
 
 // commandName is "ark", or "kubectl ark" when kubectl runs this executable as its plugin.

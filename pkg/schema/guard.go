@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"regexp"
 	"regexp/syntax"
+	"strings"
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
 )
@@ -21,25 +22,28 @@ type work struct{ left int }
 
 var errTooMuch = errors.New("too much work")
 
-// guard makes every schema below one count its work. The library checks a schema's format before it goes on into
-// other schemas, and goes no further when the format refuses: that is where the work is counted.
-func (s *Schema) guard(top *jsonschema.Schema) {
-	seen := map[*jsonschema.Schema]bool{}
-	var visit func(*jsonschema.Schema)
-	visit = func(sch *jsonschema.Schema) {
-		if sch == nil || seen[sch] {
-			return
+// guard makes every schema below one count its work, and refuses schemas of other documents: the library knows those
+// that describe JSON Schema itself. The library checks a schema's format before it goes on into other schemas, and goes
+// no further when the format refuses: that is where the work is counted.
+func (s *Schema) guard(top *jsonschema.Schema) error {
+	seen := map[*jsonschema.Schema]bool{top: true}
+	todo := []*jsonschema.Schema{top}
+	for len(todo) > 0 {
+		sch := todo[len(todo)-1]
+		todo = todo[:len(todo)-1]
+		if !strings.HasPrefix(sch.Location, location+"#") {
+			url, _, _ := strings.Cut(sch.Location, "#")
+			return errOutside(url)
 		}
-		seen[sch] = true
 		for _, c := range children(sch) {
-			visit(c)
+			if !seen[c] {
+				seen[c] = true
+				todo = append(todo, c)
+			}
 		}
-	}
-	visit(top)
-	s.schemas = len(seen)
-	for sch := range seen {
 		s.guardOne(sch)
 	}
+	return nil
 }
 
 func (s *Schema) guardOne(sch *jsonschema.Schema) {

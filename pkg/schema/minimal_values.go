@@ -159,10 +159,11 @@ func (b *builder) array(flat []*jsonschema.Schema, depth int) (any, bool) {
 		}
 	}
 	least = max(least, len(contains))
-	if !b.grow(2 * least) {
+	if !b.grow(64 * least) {
 		return nil, false
 	}
 	items := make([]any, 0, least)
+	taken := map[string]bool{}
 	for i := range least {
 		parts := itemParts(flat, i)
 		if i < len(contains) {
@@ -170,7 +171,7 @@ func (b *builder) array(flat []*jsonschema.Schema, depth int) (any, bool) {
 		}
 		v, ok := b.build(parts, depth+1)
 		if ok && unique {
-			v, ok = b.distinct(parts, v, items)
+			v, ok = b.distinct(parts, v, i, taken)
 		}
 		if !ok {
 			return nil, false
@@ -206,23 +207,18 @@ func itemParts(flat []*jsonschema.Schema, i int) []*jsonschema.Schema {
 	return parts
 }
 
-// distinct changes a value until it equals none of the items.
-func (b *builder) distinct(parts []*jsonschema.Schema, v any, items []any) (any, bool) {
-	taken := map[string]bool{}
-	for _, e := range items {
-		taken[key(e)] = true
-	}
+// distinct changes the i-th item until it equals none of those before, which are taken.
+func (b *builder) distinct(parts []*jsonschema.Schema, v any, i int, taken map[string]bool) (any, bool) {
 	var flat []*jsonschema.Schema
 	var choices [][]*jsonschema.Schema
 	for _, p := range parts {
 		flatten(p, &flat, &choices)
 	}
-	candidates := append([]any{v}, named(flat)...)
-	for i := range len(items) + 2 {
-		candidates = append(candidates, varied(v, i)...)
-	}
+	candidates := append([]any{v}, varied(v, i)...)
+	candidates = append(candidates, named(flat)...)
 	for _, c := range candidates {
-		if !taken[key(c)] && b.accept(parts, c) {
+		if k := key(c); !taken[k] && b.accept(parts, c) {
+			taken[k] = true
 			return c, true
 		}
 	}

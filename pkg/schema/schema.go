@@ -31,7 +31,6 @@ const (
 // Schema is a compiled schema. It is safe for concurrent use; checks with the same Schema run one after another.
 type Schema struct {
 	compiled *jsonschema.Schema
-	schemas  int // how many there are, below compiled
 
 	mu   sync.Mutex // held during a check, for work
 	work work
@@ -65,7 +64,9 @@ func Compile(text []byte) (*Schema, error) {
 		return nil, err
 	}
 	s := &Schema{compiled: compiled}
-	s.guard(compiled)
+	if err := s.guard(compiled); err != nil {
+		return nil, err
+	}
 	return s, nil
 }
 
@@ -92,7 +93,11 @@ func compile(doc any) (*jsonschema.Schema, error) {
 type noLoader struct{}
 
 func (noLoader) Load(url string) (any, error) {
-	return nil, fmt.Errorf("%s is outside the schema: only references within it (#/$defs/name) are allowed", url)
+	return nil, errOutside(url)
+}
+
+func errOutside(url string) error {
+	return fmt.Errorf("%s is outside the schema: only references within it (#/$defs/name) are allowed", url)
 }
 
 // explain words the compiler's errors for the author of the schema.

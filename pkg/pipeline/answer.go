@@ -84,7 +84,7 @@ func (f *fold) routed(i, item int, said string) {
 		return
 	}
 	state.Selected, state.RoutingReason = choice.ID, reason
-	f.handOver(i, item)
+	f.work(i, item)
 }
 
 // routeElsewhere takes the fallback, or ends the run.
@@ -102,12 +102,6 @@ func (f *fold) routeElsewhere(i, item int, why string) {
 	if choice := choiceNamed(routing.Capabilities, routing.Fallback); choice != nil && len(choice.Agents) > 0 {
 		state.Selected = choice.ID
 	}
-	f.handOver(i, item)
-}
-
-func (f *fold) handOver(i, item int) {
-	st, state := f.p.steps[i], &f.s.Steps[i]
-	state.Agent = f.pick(st, f.p.candidates(st, state))
 	f.work(i, item)
 }
 

@@ -274,7 +274,7 @@ func choicesFirst(log []pipeline.Event) []pipeline.Event {
 }
 
 // canonical is the state without what only its own process knows.
-func canonical(t testing.TB, s *pipeline.State) string {
+func canonical(t testing.TB, s *pipeline.State, change ...func(*pipeline.State)) string {
 	t.Helper()
 	text, err := json.Marshal(s)
 	require.NoError(t, err)
@@ -285,6 +285,9 @@ func canonical(t testing.TB, s *pipeline.State) string {
 		k := &copied.Tasks[i]
 		k.Issued, k.Withdrawn, k.Prompt, k.Input = false, false, "", nil
 		k.Started, k.Pod = time.Time{}, "" // may come from a hint, which is not stored
+	}
+	for _, f := range change {
+		f(copied)
 	}
 	text, err = json.MarshalIndent(copied, "", " ")
 	require.NoError(t, err)

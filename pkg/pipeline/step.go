@@ -25,7 +25,6 @@ func (f *fold) release(i int) {
 		f.stepDone(i)
 	default:
 		state.Phase = v1alpha1.StepRunning
-		f.castStep(st, state)
 		f.iterate(i)
 	}
 }
@@ -37,13 +36,6 @@ func (f *fold) reuse(i int, r StepResult) {
 	state.Output, state.Raw, state.OutputRef, state.HasOutput = r.Output, r.Raw, r.OutputRef, true
 	state.Started = f.at
 	f.stepDone(i)
-}
-
-// castStep decides which agent works on a step, unless a router has to say so first.
-func (f *fold) castStep(st *step, state *StepState) {
-	if !st.routed && st.team == "" {
-		state.Agent = f.pick(st, f.p.candidates(st, state))
-	}
 }
 
 // candidates are the agents that a step may be given to.
@@ -167,6 +159,9 @@ func (f *fold) startUnits(i int) {
 func (f *fold) work(i, item int) {
 	st, state := f.p.steps[i], &f.s.Steps[i]
 	u := &state.Units[item]
+	if state.Agent == "" && st.team == "" {
+		state.Agent = f.pick(st, f.p.candidates(st, state))
+	}
 	t := TaskState{Kind: task.KindStep, Agent: state.Agent, Team: st.team, Attempt: u.Attempts}
 	var err error
 	feedback := f.p.correction(st, u)

@@ -54,11 +54,11 @@ func TestDrainLetsTasksFinish(t *testing.T) {
 	stop := g.agent(w, "writer-0", false, time.Minute)
 	running, late := w.task("writer", "x"), w.task("writer", "y")
 	w.submit(running)
-	<-g.begun
+	receive(t, g.begun)
 	stopped := make(chan struct{})
 	go func() { defer close(stopped); stop() }()
 	close(g.open)
-	<-stopped
+	receive(t, stopped)
 	require.Equal(t, "arrived", w.result(running.ID).Output.Inline)
 
 	w.submit(late)
@@ -80,12 +80,12 @@ func TestDrainHandsTheRestBack(t *testing.T) {
 			stop := g.agent(w, "writer-0", c.safe, 0)
 			tk := w.task("writer", "x")
 			w.submit(tk)
-			require.Equal(t, "writer-0", <-g.begun)
+			require.Equal(t, "writer-0", receive(t, g.begun))
 			g.agent(w, "writer-1", c.safe, 0)
 			from := time.Now()
 			stop()
 			if c.safe {
-				require.Equal(t, "writer-1", <-g.begun)
+				require.Equal(t, "writer-1", receive(t, g.begun))
 			}
 			close(g.open)
 			r := w.result(tk.ID)
@@ -118,8 +118,8 @@ func TestHandingBackKeepsFinishedTools(t *testing.T) {
 	stop := agent("writer-0")
 	tk := w.task("writer", "x")
 	w.submit(tk)
-	<-g.begun
-	<-done
+	receive(t, g.begun)
+	receive(t, done)
 	stop()
 	close(g.open)
 	agent("writer-1")

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"syscall"
 	"testing"
 	"time"
 
@@ -79,7 +80,7 @@ func agentProcess(ctx context.Context) error {
 	}
 	r, err := runtime.New(runtime.Config{
 		Namespace: namespace, Agent: "payer", Pod: os.Getenv(envPod), Model: "m-1", Provider: provider, Tools: set,
-		Queue: q, Work: work.NewClient(nc), AckWait: killAckWait, Heartbeat: killAckWait / 4,
+		Queue: q, Work: work.NewClient(nc), Logger: quiet(), AckWait: killAckWait, Heartbeat: killAckWait / 4,
 	})
 	if err != nil {
 		return err
@@ -110,63 +111,105 @@ func newReachableWorld(t *testing.T, models modelserver.Config) (w *world, url s
 
 func (w *world) process(url, hooks, pod string) *exec.Cmd {
 	w.t.Helper()
-	cmd := exec.CommandContext(w.t.Context(), os.Args[0])
+	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), envNATS+"="+url, envModels+"="+w.models.URL(), envHooks+"="+hooks, envPod+"="+pod)
 	cmd.Stderr = os.Stderr
 	require.NoError(w.t, cmd.Start())
+	w.t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
 	return cmd
 }
 
-// An agent's process is killed while a tool runs: another one goes on from the journal, makes no answered call again,
-// repeats the safe tool and does not repeat the unsafe one.
-func TestKilledAgentsTaskGoesOn(t *testing.T) {
-	t.Parallel()
-	var hooks served
-	began := make(chan struct{}, 2)
-	hang := make(chan struct{})
+// hooks is a server of two tools, whose first call of each hangs until the test ends.
+type hooks struct {
+	served
+	url   string
+	began chan string
+}
+
+func newHooks(t *testing.T) *hooks {
+	t.Helper()
+	h := &hooks{began: make(chan string, 16)}
+	ended := make(chan struct{})
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if hooks.add(r.URL.Path) == 1 {
-			began <- struct{}{}
+		if h.add(r.URL.Path) == 1 {
+			h.began <- r.URL.Path
 			select {
-			case <-hang:
+			case <-ended:
 			case <-r.Context().Done():
 			}
 			return
 		}
 		fmt.Fprint(w, "seen")
 	}))
-	defer server.Close()
-	defer close(hang)
+	t.Cleanup(server.Close)
+	t.Cleanup(func() { close(ended) })
+	h.url = server.URL
+	return h
+}
 
-	w, url := newReachableWorld(t, modelserver.Config{Rules: []modelserver.Rule{
+func payAndLook() modelserver.Config {
+	return modelserver.Config{Rules: []modelserver.Rule{
 		{When: modelserver.When{Call: 1}, Reply: modelserver.Reply{Text: "first", Tools: []modelserver.Use{use("pay", `{"eur":5}`), use("look", `{}`)}}},
 		{Reply: modelserver.Reply{Text: "done"}},
-	}})
-	first := w.process(url, server.URL, "payer-0")
-	tk := w.task("payer", "pay")
-	w.submit(tk)
-	<-began
-	<-began
-	require.NoError(t, first.Process.Kill())
-	_ = first.Wait()
-	second := w.process(url, server.URL, "payer-1")
-	defer func() {
-		_ = second.Process.Kill()
-		_ = second.Wait()
-	}()
+	}}
+}
 
-	r := w.result(tk.ID)
+// requireResumed demands that the second process went on from the journal: it made no answered call again, repeated
+// the safe tool, and did not repeat the unsafe one.
+func requireResumed(t *testing.T, w *world, h *hooks, r *task.Result) {
+	t.Helper()
 	require.Equal(t, task.Succeeded, r.Status, "%v", r.Error)
 	require.Equal(t, "done", r.Output.Inline)
 	require.Equal(t, "payer-1", r.Pod)
 	require.Equal(t, 2, r.ModelCalls)
-	require.Equal(t, map[string]int{"/pay": 1, "/look": 2}, hooks.all())
+	require.Equal(t, map[string]int{"/pay": 1, "/look": 2}, h.all())
 	calls := w.models.Calls()
 	require.Len(t, calls, 2, "the answered call is not made again")
 	told := messages(calls[1])[2:]
 	require.Equal(t, `assistant: first -> pay{"eur":5} -> look{}`, told[0])
 	require.Contains(t, told[1], "the outcome of this call of pay is unknown")
 	require.Equal(t, "tool: seen", told[2])
+}
+
+func TestKilledAgentsTaskGoesOn(t *testing.T) {
+	t.Parallel()
+	h := newHooks(t)
+	w, url := newReachableWorld(t, payAndLook())
+	first := w.process(url, h.url, "payer-0")
+	tk := w.task("payer", "pay")
+	w.submit(tk)
+	receive(t, h.began)
+	receive(t, h.began)
+	require.NoError(t, first.Process.Kill())
+	w.process(url, h.url, "payer-1")
+	requireResumed(t, w, h, w.result(tk.ID))
+}
+
+// A process that stands still loses its task. When it wakes up it finds itself fenced: it stops, and changes nothing.
+func TestPausedAgentIsFenced(t *testing.T) {
+	t.Parallel()
+	h := newHooks(t)
+	w, url := newReachableWorld(t, payAndLook())
+	first := w.process(url, h.url, "payer-0")
+	tk, next := w.task("payer", "pay"), w.task("payer", "next")
+	w.submit(tk)
+	receive(t, h.began)
+	receive(t, h.began)
+	require.NoError(t, first.Process.Signal(syscall.SIGSTOP))
+	second := w.process(url, h.url, "payer-1")
+	r := w.result(tk.ID)
+	requireResumed(t, w, h, r)
+
+	require.NoError(t, second.Process.Signal(syscall.SIGSTOP))
+	require.NoError(t, first.Process.Signal(syscall.SIGCONT))
+	w.submit(next)
+	require.Equal(t, "payer-0", w.result(next.ID).Pod, "it goes on with other tasks")
+	require.Equal(t, r, w.result(tk.ID))
+	require.Len(t, w.models.Calls(), 3)
+	require.Equal(t, map[string]int{"/pay": 1, "/look": 2}, h.all())
 }
 
 // An agent's process is killed while a model call runs: nobody knows what came of it, so it is made again.
@@ -182,12 +225,7 @@ func TestKilledModelCallIsMadeAgain(t *testing.T) {
 	_, err := w.models.WaitIn(t.Context(), 1)
 	require.NoError(t, err)
 	require.NoError(t, first.Process.Kill())
-	_ = first.Wait()
-	second := w.process(url, "http://127.0.0.1:1", "payer-1")
-	defer func() {
-		_ = second.Process.Kill()
-		_ = second.Wait()
-	}()
+	w.process(url, "http://127.0.0.1:1", "payer-1")
 	r := w.result(tk.ID)
 	require.Equal(t, "done", r.Output.Inline, "%v", r.Error)
 	require.Equal(t, 2, r.ModelCalls)

@@ -355,7 +355,7 @@ func TestChunksAndProgressAreTold(t *testing.T) {
 		c.Tools = set(t, fn{name: "look", call: func(context.Context, tools.Call) (tools.Result, error) { return tools.Result{Text: "seen"}, nil }})
 	})
 	w.do(w.task("writer", "x"))
-	<-whole
+	receive(t, whole)
 	mu.Lock()
 	defer mu.Unlock()
 	require.Equal(t, "a streamed answer", streamed.String())

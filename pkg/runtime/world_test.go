@@ -290,3 +290,15 @@ func (p panicking) Chat(ctx context.Context, r llm.Request, f func(llm.Chunk)) (
 	}
 	return p.Provider.Chat(ctx, r, f)
 }
+
+// receive takes a value that is to come soon.
+func receive[T any](t *testing.T, c <-chan T) T {
+	t.Helper()
+	select {
+	case v := <-c:
+		return v
+	case <-time.After(20 * time.Second):
+		require.Fail(t, "nothing came")
+		panic("unreachable")
+	}
+}

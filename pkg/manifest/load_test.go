@@ -248,3 +248,19 @@ func TestManyFindings(t *testing.T) {
 	require.Equal(t, 300, e.More)
 	require.True(t, strings.HasSuffix(err.Error(), "\nand 300 more"))
 }
+
+// The library ends a line at characters that editors show inside one.
+func TestOddLineBreaks(t *testing.T) {
+	t.Parallel()
+	set := load(t, "# \u2028 \u0085\n---\n"+strings.ReplaceAll(`apiVersion: arkonis.dev/v1alpha1
+kind: ArkAgent
+metadata: {name: odd}
+spec:
+  systemPrompt: |
+    oneXtwo
+    three
+  model: mock
+`, "X", "\u2028    \r    "))
+	require.Equal(t, "(stdin):10", set.Locate(set.Agents[0], "spec.model"))
+	require.Equal(t, []string{"(stdin):3: not valid YAML: found character that cannot start any token"}, findings(t, "a: \u2028 b\nb: 1\nc: @\n"))
+}

@@ -83,17 +83,51 @@ func parseYAML(name string, p piece) (document, []Finding) {
 	var root yaml.Node
 	if err := yaml.Unmarshal([]byte(p.text), &root); err != nil {
 		line, message := syntaxError(err)
-		return document{}, []Finding{{File: name, Line: p.line + max(line, 1) - 1, Message: "not valid YAML: " + message}}
+		return document{}, []Finding{{File: name, Line: newLines(p).line(max(line, 1)), Message: "not valid YAML: " + message}}
 	}
 	if len(root.Content) == 0 {
 		return document{}, nil
 	}
-	c := converter{file: name, offset: p.line - 1, anchors: map[*yaml.Node]int{}}
+	c := converter{file: name, lines: newLines(p), anchors: map[*yaml.Node]int{}}
 	n := c.convert(root.Content[0], 1)
 	if len(c.findings) > 0 || n.kind == scalarNode && n.value == nil {
 		return document{}, c.findings
 	}
 	return document{root: n, notes: c.notes}, nil
+}
+
+// lines turns the line numbers of the YAML library within a document into those of the file. The library also ends
+// lines at characters where no editor does: carriage returns, and three of Unicode.
+type lines struct {
+	before int   // lines of the file before the document
+	real   []int // by the library's lines, from 0: the line of the document; nil when both are the same
+}
+
+func newLines(p piece) lines {
+	l := lines{before: p.line - 1}
+	text := strings.ReplaceAll(p.text, "\r\n", "\n")
+	if !strings.ContainsAny(text, "\r\u0085\u2028\u2029") {
+		return l
+	}
+	line := 1
+	l.real = append(l.real, line)
+	for _, c := range text {
+		if c == '\n' {
+			line++
+		}
+		if strings.ContainsRune("\n\r\u0085\u2028\u2029", c) {
+			l.real = append(l.real, line)
+		}
+	}
+	return l
+}
+
+// line is the line of the file, from 1, for one of the library's, from 1.
+func (l lines) line(n int) int {
+	if l.real != nil {
+		n = l.real[min(n, len(l.real))-1]
+	}
+	return l.before + n
 }
 
 // crowded says whether a document may hold more values than are allowed, before any is made.
@@ -126,7 +160,7 @@ func syntaxError(err error) (int, string) {
 // converter makes nodes of the YAML library's nodes.
 type converter struct {
 	file     string
-	offset   int // lines before the document
+	lines    lines
 	values   int
 	anchors  map[*yaml.Node]int // aliases that are being resolved
 	findings []Finding
@@ -148,7 +182,7 @@ func (c *converter) stop(line int, format string, args ...any) *node {
 }
 
 func (c *converter) convert(y *yaml.Node, depth int) *node {
-	line := y.Line + c.offset
+	line := c.lines.line(y.Line)
 	c.values++
 	switch {
 	case c.stopped:
@@ -190,14 +224,14 @@ func (c *converter) convert(y *yaml.Node, depth int) *node {
 }
 
 func (c *converter) object(y *yaml.Node, depth int) *node {
-	n := &node{line: y.Line + c.offset, kind: objectNode, fields: make([]member, 0, len(y.Content)/2)}
+	n := &node{line: c.lines.line(y.Line), kind: objectNode, fields: make([]member, 0, len(y.Content)/2)}
 	c.anchors[y]++
 	defer func() { c.anchors[y]-- }()
 	lines := map[string]int{}
 	var merged []*node
 	for i := 0; i+1 < len(y.Content); i += 2 {
 		k, v := y.Content[i], y.Content[i+1]
-		line := k.Line + c.offset
+		line := c.lines.line(k.Line)
 		if k.Kind == yaml.AliasNode {
 			k = k.Alias
 		}

@@ -46,6 +46,7 @@ func hostile() map[string]string {
 		"else chain":         "{{if 0}}" + long("{{else if 0}}", 4900) + "{{end}}",
 		"variables":          long("{{$a:=1}}", 7000),
 		"many uses":          "{{$a:=1}}" + long("{{$a}}", 10000),
+		"many references":    long("{{.a}}", 10900),
 		"long path":          "{{" + long(".a", 32000) + "}}",
 		"long pipe":          "{{1" + long("|and 1", 9000) + "}}",
 		"long call":          "{{and" + long(" 1", 32000) + "}}",

@@ -1,6 +1,7 @@
 package template
 
 import (
+	"cmp"
 	"slices"
 	"text/template/parse"
 )
@@ -17,8 +18,9 @@ type Ref struct {
 // (with) or a variable holds one, the path is followed; where the dot is an element (range), what is named below it is
 // left out, and the list itself is named. Branches that are never taken count.
 func (t *Template) References() []Ref {
-	w := &refWalker{t: t, vars: []refVar{{"$", place{known: true}}}}
+	w := &refWalker{vars: []refVar{{"$", place{known: true}}}}
 	w.list(place{known: true}, t.root)
+	w.locate(t.source)
 	return w.refs
 }
 
@@ -41,9 +43,9 @@ type refVar struct {
 }
 
 type refWalker struct {
-	t    *Template
-	vars []refVar
-	refs []Ref
+	vars    []refVar
+	refs    []Ref
+	offsets []int // of the refs
 }
 
 // name records a path.
@@ -51,8 +53,27 @@ func (w *refWalker) name(p place, n parse.Node, optional bool) {
 	if !p.known {
 		return
 	}
-	at := w.t.fault(int(n.Position()), nil).(*Error) //nolint:errorlint // only its place is of interest
-	w.refs = append(w.refs, Ref{Path: p.path, Optional: optional, Line: at.Line, Column: at.Column})
+	w.refs = append(w.refs, Ref{Path: p.path, Optional: optional})
+	w.offsets = append(w.offsets, int(n.Position()))
+}
+
+// locate gives the refs their lines and columns, in one pass over the source.
+func (w *refWalker) locate(source string) {
+	order := make([]int, len(w.refs))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortStableFunc(order, func(i, j int) int { return cmp.Compare(w.offsets[i], w.offsets[j]) })
+	offset, line, column := 0, 1, 1
+	for _, i := range order {
+		for _, c := range source[offset:w.offsets[i]] {
+			if column++; c == '\n' {
+				line, column = line+1, 1
+			}
+		}
+		offset = w.offsets[i]
+		w.refs[i].Line, w.refs[i].Column = line, column
+	}
 }
 
 func (w *refWalker) list(dot place, l *parse.ListNode) {

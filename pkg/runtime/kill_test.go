@@ -3,6 +3,7 @@ package runtime_test
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -142,7 +143,7 @@ func newHooks(t *testing.T) *hooks {
 			}
 			return
 		}
-		fmt.Fprint(w, "seen")
+		_, _ = io.WriteString(w, "seen")
 	}))
 	t.Cleanup(server.Close)
 	t.Cleanup(func() { close(ended) })

@@ -87,8 +87,8 @@ func (a *attempt) callModel(ctx context.Context) error {
 		if err == nil {
 			return a.journalAnswer(ctx, intent, resp)
 		}
-		var failure *llm.Error
-		if !errors.As(err, &failure) {
+		failure, ok := errors.AsType[*llm.Error](err)
+		if !ok {
 			failure = &llm.Error{Code: task.CodeInternal, Message: err.Error(), Unknown: true, Err: err}
 		}
 		if err := a.put(failedEntries(intent, failure)...); err != nil {
@@ -111,8 +111,7 @@ func (a *attempt) callModel(ctx context.Context) error {
 func (a *attempt) reserve(ctx context.Context, intent *work.Intent) error {
 	entry := work.Entry{Intent: intent}
 	err := a.append(ctx, append(a.carry, entry)...)
-	var refused *work.BudgetError
-	if errors.As(err, &refused) {
+	if _, refused := errors.AsType[*work.BudgetError](err); refused {
 		a.config.Telemetry.BudgetRefused(ctx, a.task.Agent)
 	}
 	if err != nil {
@@ -196,8 +195,7 @@ func (a *attempt) chat(ctx context.Context, req llm.Request) (resp *llm.Response
 
 func chatEnd(resp *llm.Response, err error) telemetry.ChatEnd {
 	if err != nil {
-		var failure *llm.Error
-		if errors.As(err, &failure) {
+		if failure, ok := errors.AsType[*llm.Error](err); ok {
 			return telemetry.ChatEnd{ErrorType: string(failure.Code), Message: failure.Message}
 		}
 		return telemetry.ChatEnd{ErrorType: string(task.CodeInternal), Message: err.Error()}

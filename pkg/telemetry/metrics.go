@@ -3,6 +3,7 @@ package telemetry
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -51,14 +52,14 @@ func (t *Telemetry) recordChat(ctx context.Context, c Chat, e ChatEnd, took time
 	base := []attribute.KeyValue{keyOperation.String("chat"), keyProvider.String(c.Provider), keyRequestModel.String(c.Model)}
 	duration := base
 	if e.ErrorType != "" {
-		duration = append(duration[:len(duration):len(duration)], keyErrorType.String(e.ErrorType))
+		duration = append(slices.Clip(duration), keyErrorType.String(e.ErrorType))
 	}
 	t.metrics.chatDuration.Record(ctx, took.Seconds(), metric.WithAttributes(duration...))
 	if e.Usage == (Usage{}) {
 		return
 	}
 	for kind, n := range map[string]int64{"input": e.Usage.Input, "output": e.Usage.Output} {
-		attributes := append(base[:len(base):len(base)], keyTokenType.String(kind))
+		attributes := append(slices.Clip(base), keyTokenType.String(kind))
 		t.metrics.chatTokens.Record(ctx, n, metric.WithAttributes(attributes...))
 	}
 }

@@ -108,7 +108,7 @@ type Telemetry struct {
 // Whoever starts it calls Shutdown.
 func Start(ctx context.Context, c Config) (*Telemetry, error) {
 	t := &Telemetry{tracer: tracenoop.NewTracerProvider().Tracer(scope), contents: c.Contents}
-	var meter metric.Meter = metricnoop.NewMeterProvider().Meter(scope)
+	meter := metric.Meter(metricnoop.NewMeterProvider().Meter(scope))
 	if c.Traces != Off || c.Metrics != Off || c.Recorder != nil {
 		res, err := describe(ctx, c)
 		if err != nil {
@@ -189,6 +189,6 @@ func (t *Telemetry) Start(ctx context.Context, name string, kind trace.SpanKind,
 	if t == nil {
 		return ctx, &Span{span: tracenoop.Span{}}
 	}
-	ctx, s := t.tracer.Start(ctx, name, trace.WithSpanKind(kind), trace.WithAttributes(attributes...))
-	return ctx, &Span{span: s}
+	ctx, s := t.tracer.Start(ctx, name, trace.WithSpanKind(kind), trace.WithAttributes(attributes...)) //nolint:spancheck // Span.End ends it
+	return ctx, &Span{span: s}                                                                         //nolint:spancheck // the same
 }

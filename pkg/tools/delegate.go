@@ -41,17 +41,23 @@ func (d *Delegation) Tools() []Tool {
 	return []Tool{
 		delegated{"delegate", "Hand work to another role, wait for it and get its answer. Calls in one turn run at once. " +
 			"Without a prompt the role gets the same task that you got.", work, d.delegate},
-		delegated{"submit_subtask", "Hand work to another role without waiting. Returns the id of the subtask for collect_results.",
-			object(map[string]any{"role": role, "prompt": prompt}, "role", "prompt"), d.submit},
-		delegated{"collect_results", "Wait for subtasks and get their answers as a JSON list.",
+		delegated{
+			"submit_subtask", "Hand work to another role without waiting. Returns the id of the subtask for collect_results.",
+			object(map[string]any{"role": role, "prompt": prompt}, "role", "prompt"), d.submit,
+		},
+		delegated{
+			"collect_results", "Wait for subtasks and get their answers as a JSON list.",
 			object(map[string]any{"ids": map[string]any{
 				"type": "array", "minItems": 1, "maxItems": maxCollect,
 				"items": map[string]any{"type": "string"}, "description": "ids that submit_subtask returned",
-			}}, "ids"), d.collect},
-		delegated{"spawn_and_collect", "Hand several pieces of work to other roles at once, wait for all of them and get their answers as a JSON list, in the same order.",
+			}}, "ids"), d.collect,
+		},
+		delegated{
+			"spawn_and_collect", "Hand several pieces of work to other roles at once, wait for all of them and get their answers as a JSON list, in the same order.",
 			object(map[string]any{"tasks": map[string]any{
 				"type": "array", "minItems": 1, "maxItems": maxCollect, "items": work,
-			}}, "tasks"), d.spawn},
+			}}, "tasks"), d.spawn,
+		},
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"syscall"
 	"time"
 )
@@ -79,12 +80,7 @@ func (g Guard) refused(addr netip.Addr) string {
 }
 
 func isMetadata(addr netip.Addr) bool {
-	for _, m := range metadata {
-		if addr == m {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(metadata, addr)
 }
 
 // plain is the address that a packet ends up at, without its zone and the IPv6 clothes of an IPv4 address.
@@ -147,7 +143,9 @@ func (n *Network) WithTLS(config *tls.Config) *Network {
 }
 
 // CheckRedirect lets an http.Client follow redirects on the same host only, and never from https to http.
-func (n *Network) CheckRedirect(req *http.Request, via []*http.Request) error { return confined(req, via) }
+func (n *Network) CheckRedirect(req *http.Request, via []*http.Request) error {
+	return confined(req, via)
+}
 
 // Close closes idle connections.
 func (n *Network) Close() { n.transport.CloseIdleConnections() }

@@ -130,8 +130,7 @@ func ReadText(ctx context.Context, s *work.Session, t task.Text) (string, error)
 
 // refused turns what the work service refuses into a result: the model asked for it. Other errors end the task.
 func refused(err error) (Result, error) {
-	var no *work.RefusedError
-	if errors.As(err, &no) {
+	if no, ok := errors.AsType[*work.RefusedError](err); ok {
 		return Errorf("%s", no.Message), nil
 	}
 	return Result{}, err

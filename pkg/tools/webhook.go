@@ -117,7 +117,7 @@ func (w *Webhook) Call(ctx context.Context, call Call) (Result, error) {
 	}
 	resp, err := w.client.Do(req)
 	if err == nil {
-		defer resp.Body.Close()
+		defer func() { _ = resp.Body.Close() }()
 		var result Result
 		if result, err = w.read(resp); err == nil {
 			return result, nil

@@ -106,7 +106,7 @@ func (d *driver) result(ctx context.Context, key queue.Key, output string) (*tas
 	u := tokens(s.TotalTokenUsage)
 	r := &task.Result{
 		Version: task.Version, TaskID: key.TaskID, Status: task.Succeeded, Pod: d.record.Run.Name,
-		Usage:   task.Usage{InputTokens: u.Input, OutputTokens: u.Output, CachedTokens: u.Cached},
+		Usage:   task.Usage{InputTokens: u.Input, OutputTokens: u.Output, CachedTokens: u.Cached, UnknownCalls: u.UnknownCalls},
 		Started: at(s.StartTime), Completed: at(s.CompletionTime),
 	}
 	for _, step := range s.Steps {

@@ -33,6 +33,8 @@ type Tokens struct {
 	Output int64 `json:"output"`
 	Cached int64 `json:"cached,omitempty"`
 	Total  int64 `json:"total"`
+	// UnknownCalls is the number of model calls whose outcome nobody knows; they are not in the counts.
+	UnknownCalls int64 `json:"unknownCalls,omitempty"`
 }
 
 // StepReport is what became of one step, or of one piece of delegated work.
@@ -106,7 +108,7 @@ func tokens(u *v1alpha1.TokenUsage) Tokens {
 	if u == nil {
 		return Tokens{}
 	}
-	return Tokens{Input: u.InputTokens, Output: u.OutputTokens, Cached: u.CachedTokens, Total: u.TotalTokens}
+	return Tokens{Input: u.InputTokens, Output: u.OutputTokens, Cached: u.CachedTokens, Total: u.TotalTokens, UnknownCalls: u.UnknownCalls}
 }
 
 // completeReason is why a run ended.

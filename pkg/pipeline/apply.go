@@ -296,13 +296,26 @@ func (f *fold) count(t *TaskState, e *TaskEnded) {
 	if !e.Started.IsZero() {
 		t.Started = e.Started
 	}
+	state := &f.s.Steps[t.Step]
+	state.note(e.Notes)
 	if c := t.Child; c != nil {
 		c.Usage, c.ToolCalls = e.Usage, e.ToolCalls
 		return
 	}
-	state := &f.s.Steps[t.Step]
 	state.Usage = state.Usage.Add(e.Usage)
 	state.ToolCalls += e.ToolCalls
+}
+
+// maxNotes bounds what a step keeps of its tasks' notes.
+const maxNotes = 8
+
+// note keeps what is new.
+func (s *StepState) note(notes []string) {
+	for _, n := range notes {
+		if len(s.Notes) < maxNotes && !slices.Contains(s.Notes, n) {
+			s.Notes = append(s.Notes, n)
+		}
+	}
 }
 
 func (f *fold) delegateEnded(t *TaskState, e *TaskEnded) {

@@ -24,6 +24,7 @@ type TaskEnded struct {
 	Scope     string    // with task.CodeBudgetExceeded: the ledger's scope that refused; empty when unknown
 	Usage     task.Usage
 	ToolCalls int
+	Notes     []string // what a person should know, such as a feature that the model server refused
 	Pod       string
 	Started   time.Time // first take-over
 	At        time.Time

@@ -78,6 +78,7 @@ type StepState struct {
 
 	Usage     task.Usage `json:"usage"`
 	ToolCalls int        `json:"toolCalls,omitempty"`
+	Notes     []string   `json:"notes,omitempty"`    // of its tasks and of the work that they delegated, each once
 	Attempts  int        `json:"attempts,omitempty"` // the most that a unit of the newest iteration took
 	Task      int        `json:"task"`               // index of the newest task, -1 for none
 	Started   time.Time  `json:"started,omitzero"`

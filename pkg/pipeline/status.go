@@ -127,6 +127,9 @@ func (v *view) step(i int, open []int) row {
 	if state.Phase == v1alpha1.StepRunning && !v.s.Ended {
 		out.Phase, out.Message = v.live(open)
 	}
+	if out.Message == "" && out.Phase.Terminal() {
+		out.Message = strings.Join(state.Notes, "; ")
+	}
 	return row{status: out, output: state.Output, ref: state.OutputRef, data: st.schema != nil && state.HasOutput}
 }
 
@@ -356,6 +359,7 @@ func cost(r rune) int {
 func tokens(u task.Usage) *v1alpha1.TokenUsage {
 	return &v1alpha1.TokenUsage{
 		InputTokens: u.InputTokens, OutputTokens: u.OutputTokens, CachedTokens: u.CachedTokens, TotalTokens: u.Total(),
+		UnknownCalls: u.UnknownCalls,
 	}
 }
 

@@ -67,7 +67,8 @@ func (l *Live) event(ctx context.Context, r queue.Record) (pipeline.Event, error
 	res := r.Result
 	ev := pipeline.TaskEnded{
 		TaskID: res.TaskID, Status: res.Status, OutputRef: res.Output.Ref, Usage: res.Usage, ToolCalls: res.ToolCalls,
-		Pod: res.Pod, Started: res.Started, At: r.At,
+		Notes: res.Notes,
+		Pod:   res.Pod, Started: res.Started, At: r.At,
 	}
 	if res.Error != nil {
 		ev.Code, ev.Message, ev.Scope = res.Error.Code, res.Error.Message, res.Error.Scope

@@ -164,6 +164,9 @@ type Usage struct {
 	OutputTokens    int64 `json:"outputTokens"`
 	CachedTokens    int64 `json:"cachedTokens,omitempty"`
 	ReasoningTokens int64 `json:"reasoningTokens,omitempty"`
+	// UnknownCalls is the number of model calls whose outcome nobody knows. Budgets are charged for them in full; the
+	// counts above hold only what a server reported.
+	UnknownCalls int64 `json:"unknownCalls,omitempty"`
 }
 
 // Total is input plus output.
@@ -176,6 +179,7 @@ func (u Usage) Add(v Usage) Usage {
 		OutputTokens:    u.OutputTokens + v.OutputTokens,
 		CachedTokens:    u.CachedTokens + v.CachedTokens,
 		ReasoningTokens: u.ReasoningTokens + v.ReasoningTokens,
+		UnknownCalls:    u.UnknownCalls + v.UnknownCalls,
 	}
 }
 

@@ -222,4 +222,8 @@ type TokenUsage struct {
 	// TotalTokens are input and output tokens.
 	// +optional
 	TotalTokens int64 `json:"totalTokens"`
+	// UnknownCalls is the number of model calls whose outcome nobody knows, because a process died or a connection
+	// broke in the middle. Budgets are charged for them in full; the tokens above do not count them.
+	// +optional
+	UnknownCalls int64 `json:"unknownCalls,omitempty"`
 }

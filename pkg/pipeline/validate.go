@@ -236,8 +236,11 @@ func (s *subject) checkStep(i int, o Options) []Finding {
 }
 
 func checkSchema(path, text string, o Options) []Finding {
-	if text == "" || o.Schema == nil {
+	if text == "" {
 		return nil
+	}
+	if o.Schema == nil {
+		return []Finding{failure(path, "cannot be checked here: the engine was given no checker of schemas")}
 	}
 	if _, err := o.Schema(text); err != nil {
 		f := failure(path, "is not a usable JSON Schema: %v", err)

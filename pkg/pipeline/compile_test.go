@@ -1,0 +1,166 @@
+package pipeline_test
+
+import (
+	"encoding/json"
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"arkonis.dev/ark/pkg/apis/v1alpha1"
+	"arkonis.dev/ark/pkg/pipeline"
+	"arkonis.dev/ark/pkg/task"
+)
+
+// TestCompileRefuses: a run can be written by hand, so it is checked like a team.
+func TestCompileRefuses(t *testing.T) {
+	t.Parallel()
+	lookup := oneRole(v1alpha1.Step{Name: "a", Role: "nobody", RegistryLookup: &v1alpha1.RegistryLookup{Capability: "x"}})
+	routing := v1alpha1.ArkRunSpec{Routing: &v1alpha1.RunRouting{}}
+	roles := oneRole(v1alpha1.Step{Role: "r"})
+	roles.Roles = append(roles.Roles, v1alpha1.RunRole{Name: "x"}, v1alpha1.RunRole{Name: "y", Agent: "a", Team: "b"})
+	input := oneRole(v1alpha1.Step{Role: "r"})
+	input.Input = v1alpha1.Values{"a": {Raw: []byte("{")}}
+	for name, c := range map[string]struct {
+		spec v1alpha1.ArkRunSpec
+		want string
+	}{
+		"cycle": {
+			oneRole(v1alpha1.Step{Name: "a", Role: "r", DependsOn: []string{"b"}}, v1alpha1.Step{Name: "b", Role: "r", DependsOn: []string{"a"}}),
+			"the run is invalid: spec.pipeline[0].dependsOn: the steps wait for each other: a -> b -> a (remove one of these dependencies)",
+		},
+		"template": {
+			oneRole(v1alpha1.Step{Role: "r", Inputs: map[string]string{"prompt": "{{ .steps.x.output }}"}}),
+			`the run is invalid: spec.pipeline[0].inputs.prompt: line 1, column 4: .steps.x does not exist: there is no step "x" (steps are r)`,
+		},
+		"nothing":   {v1alpha1.ArkRunSpec{}, "the run is invalid: spec: there is nothing to run (give one of pipeline, entry and routing)"},
+		"nobody":    {lookup, `the run is invalid: spec.pipeline[0].registryLookup: no agent has the capability "x", and there is neither a fallback nor a role`},
+		"no router": {routing, "the run is invalid: spec.routing.agent: is empty: it must name the agent of the router"},
+		"roles": {roles, `the run is invalid: spec.roles[1]: the role "x" needs exactly one of agent and team; ` +
+			`spec.roles[2]: the role "y" needs exactly one of agent and team`},
+		"input": {input, "the run is invalid: spec.input: is not JSON: a: decode value: unexpected EOF"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, err := pipeline.Compile(pipeline.Run{Spec: c.spec}, options())
+			var invalid *pipeline.InvalidError
+			require.True(t, errors.As(err, &invalid), "%v", err)
+			require.Equal(t, c.want, err.Error())
+		})
+	}
+}
+
+// Without a checker of schemas a schema cannot be used, and that is said.
+func TestCompileNeedsASchemaChecker(t *testing.T) {
+	t.Parallel()
+	run := pipeline.Run{Spec: oneRole(v1alpha1.Step{Role: "r", OutputSchema: "{}"})}
+	_, err := pipeline.Compile(run, pipeline.Options{})
+	require.ErrorContains(t, err, "spec.pipeline[0].outputSchema: cannot be checked here")
+}
+
+func TestDeadlineAndBudgetsOfARunAbove(t *testing.T) {
+	t.Parallel()
+	above := []task.Budget{{Scope: "run.above", Limit: 10}}
+	for name, c := range map[string]struct {
+		timeout int64
+		above   time.Duration
+		want    time.Duration
+	}{
+		"none":     {0, 0, 24 * time.Hour},
+		"own":      {60, 0, time.Minute},
+		"above":    {0, time.Hour, time.Hour},
+		"nearer":   {60, time.Hour, time.Minute},
+		"farther":  {7200, time.Hour, time.Hour},
+		"passed":   {60, -time.Second, -time.Second},
+		"a second": {1, 0, time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			spec := oneRole(v1alpha1.Step{Role: "r", MaxTokens: 3})
+			spec.TimeoutSeconds, spec.MaxTokens = c.timeout, 7
+			run := pipeline.Run{UID: "u", Spec: spec, Started: epoch(), Budgets: above}
+			if c.above != 0 {
+				run.Deadline = epoch().Add(c.above)
+			}
+			plan, err := pipeline.Compile(run, options())
+			require.NoError(t, err)
+			require.Equal(t, epoch().Add(c.want), plan.Deadline())
+			submit, ok := plan.Decide(plan.Start(), epoch().Add(-time.Hour)).Actions[0].(*pipeline.Submit)
+			require.True(t, ok)
+			require.Equal(t, epoch().Add(c.want), submit.Deadline)
+			require.Equal(t, []task.Budget{{Scope: "step.u.r", Limit: 3}, {Scope: "run.u", Limit: 7}, {Scope: "run.above", Limit: 10}}, submit.Budgets)
+		})
+	}
+}
+
+func TestRoles(t *testing.T) {
+	t.Parallel()
+	spec := v1alpha1.ArkRunSpec{Entry: "a", Roles: []v1alpha1.RunRole{
+		{Name: "a", Agent: "t-a", CanDelegate: []string{"b"}, PromptHash: "h"}, {Name: "b", Agent: "t-b"}, {Name: "c", Team: "x"},
+	}}
+	require.Equal(t, map[string]task.Role{"a": {Agent: "t-a", CanDelegate: []string{"b"}, PromptHash: "h"}, "b": {Agent: "t-b"}}, compile(t, spec).Roles())
+}
+
+// The spec belongs to the caller: compiling and running it changes nothing in it.
+func TestCompileLeavesTheSpecAlone(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(50) {
+		spec := randomSpec(rand.New(rand.NewPCG(seed, 1)))
+		before := spec.DeepCopy()
+		plan := compile(t, spec)
+		plan.Decide(plan.Start(), epoch())
+		require.Equal(t, *before, spec)
+	}
+}
+
+// Decide and Status read only, and a plan may be shared: the race detector looks at this one.
+func TestReadersChangeNothing(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(20) {
+		plan := compile(t, randomSpec(rand.New(rand.NewPCG(seed, 2))))
+		s := plan.Start()
+		before, err := json.Marshal(s)
+		require.NoError(t, err)
+		var wg sync.WaitGroup
+		for range 4 {
+			wg.Go(func() {
+				for range 5 {
+					plan.Decide(s, epoch().Add(time.Hour))
+					plan.Status(s, epoch())
+					own := plan.Start()
+					plan.Apply(own, pipeline.Cancelled{At: epoch()})
+				}
+			})
+		}
+		wg.Wait()
+		after, err := json.Marshal(s)
+		require.NoError(t, err)
+		require.Equal(t, string(before), string(after))
+	}
+}
+
+// A state that was written and read again goes on as if nothing had happened.
+func TestStateSurvivesJSON(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(40) {
+		plan := compile(t, randomSpec(rand.New(rand.NewPCG(seed, 3))))
+		kept, stored := plan.Start(), plan.Start()
+		for range 60 {
+			actions := plan.Decide(kept, epoch()).Actions
+			text, err := json.Marshal(stored)
+			require.NoError(t, err)
+			stored = &pipeline.State{}
+			require.NoError(t, json.Unmarshal(text, stored))
+			require.Equal(t, actions, plan.Decide(stored, epoch()).Actions, "seed %d", seed)
+			if len(actions) == 0 {
+				break
+			}
+			e := pipeline.TaskEnded{TaskID: actions[0].ActionID(), Status: task.Succeeded, Output: `{"go":"VALID","list":[1.50,{"a":12345678901234567890}]}`, At: epoch()}
+			plan.Apply(kept, e)
+			plan.Apply(stored, e)
+		}
+	}
+}

@@ -1,0 +1,151 @@
+package pipeline_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"arkonis.dev/ark/pkg/apis/v1alpha1"
+	"arkonis.dev/ark/pkg/pipeline"
+	"arkonis.dev/ark/pkg/task"
+)
+
+// play answers everything that is due until the run ends or the answer says to stop.
+func play(t *testing.T, plan *pipeline.Plan, s *pipeline.State, answer func(*pipeline.Submit) (pipeline.TaskEnded, bool)) {
+	t.Helper()
+	now := epoch()
+	for {
+		actions := plan.Decide(s, now).Actions
+		progress := false
+		for _, a := range actions {
+			switch a := a.(type) {
+			case *pipeline.Submit:
+				if e, ok := answer(a); ok {
+					e.TaskID, e.At = a.TaskID, now
+					plan.Apply(s, e)
+					progress = true
+				}
+			case *pipeline.Finish:
+				plan.Apply(s, pipeline.Ended{Phase: a.Phase, Reason: a.Reason, Message: a.Message, FailedStep: a.FailedStep, Output: a.Output, At: now})
+				return
+			}
+			now = now.Add(time.Second)
+		}
+		if !progress {
+			return
+		}
+	}
+}
+
+// TestStatusIsBounded holds the size of the status with everything as large as it can be.
+func TestStatusIsBounded(t *testing.T) {
+	t.Parallel()
+	for name, unit := range map[string]string{"plain": "x", "escaped": "<", "quotes": `"`, "control": "\x01", "wide": "\U0001F600", "broken": "\xff"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			spec := fan(998)
+			long := strings.Repeat(unit, 50_000)
+			for i := range spec.Pipeline {
+				spec.Pipeline[i].Name = fmt.Sprintf("%s%0*d", strings.Repeat("n", 53), 6, i)
+				spec.Pipeline[i].DependsOn, spec.Pipeline[i].ContinueOnError = nil, true
+			}
+			plan := compile(t, spec)
+			s := plan.Start()
+			play(t, plan, s, func(a *pipeline.Submit) (pipeline.TaskEnded, bool) {
+				if strings.HasSuffix(a.Step, "7") {
+					return pipeline.TaskEnded{Status: task.Failed, Code: task.CodeProviderFailed, Message: long, Output: long}, true
+				}
+				return pipeline.TaskEnded{Status: task.Succeeded, Output: long, Pod: strings.Repeat("p", 63)}, true
+			})
+			text, err := json.Marshal(plan.Status(s, epoch()))
+			require.NoError(t, err)
+			t.Logf("%d bytes", len(text))
+			require.Less(t, len(text), 200<<10)
+			require.Greater(t, len(text), 50<<10, "it is bounded, not empty")
+		})
+	}
+}
+
+// TestStatusKeepsWhatMatters: of more steps than fit, the unfinished and the failed ones stay.
+func TestStatusKeepsWhatMatters(t *testing.T) {
+	t.Parallel()
+	spec := fan(500)
+	for i := range spec.Pipeline {
+		spec.Pipeline[i].ContinueOnError = true
+	}
+	plan := compile(t, spec)
+	s := plan.Start()
+	play(t, plan, s, func(a *pipeline.Submit) (pipeline.TaskEnded, bool) {
+		switch {
+		case a.Step == "s3" || a.Step == "s400":
+			return pipeline.TaskEnded{Status: task.Failed, Code: task.CodeInternal, Message: "broken"}, true
+		case strings.HasSuffix(a.Step, "55"):
+			return pipeline.TaskEnded{}, false
+		}
+		return pipeline.TaskEnded{Status: task.Succeeded, Output: "fine"}, true
+	})
+	status := plan.Status(s, epoch())
+	require.Len(t, status.Steps, 150)
+	require.Equal(t, &v1alpha1.StepCounts{Total: 502, Pending: 1, Running: 5, Succeeded: 494, Failed: 2}, status.StepCounts)
+	require.Equal(t, "496/502", status.StepSummary)
+	phases := map[v1alpha1.StepPhase][]string{}
+	for i := range status.Steps {
+		phases[status.Steps[i].Phase] = append(phases[status.Steps[i].Phase], status.Steps[i].Name)
+	}
+	require.Equal(t, []string{"s55", "s155", "s255", "s355", "s455"}, phases[v1alpha1.StepRunning])
+	require.Equal(t, []string{"s3", "s400"}, phases[v1alpha1.StepFailed])
+	require.Len(t, phases[v1alpha1.StepSucceeded], 143)
+	require.Contains(t, phases[v1alpha1.StepSucceeded], "s499", "the newest")
+	require.NotContains(t, phases[v1alpha1.StepSucceeded], "start", "the oldest")
+}
+
+func TestStatusRefersToWhatIsCut(t *testing.T) {
+	t.Parallel()
+	plan := compile(t, oneRole(v1alpha1.Step{Name: "a", Role: "r"}, v1alpha1.Step{Name: "b", Role: "r"}))
+	s := plan.Start()
+	long := strings.Repeat("é", 40_000)
+	ref := &task.Ref{Key: "uid/abc", Size: int64(len(long)), SHA256: "abc", Preview: "é"}
+	play(t, plan, s, func(a *pipeline.Submit) (pipeline.TaskEnded, bool) {
+		if a.Step == "a" {
+			return pipeline.TaskEnded{Status: task.Succeeded, Output: long, OutputRef: ref}, true
+		}
+		return pipeline.TaskEnded{Status: task.Succeeded, Output: "short", OutputRef: ref}, true
+	})
+	status := plan.Status(s, epoch())
+	require.Equal(t, &v1alpha1.PayloadRef{Key: "uid/abc", Size: int64(len(long)), SHA256: "abc"}, status.Steps[0].OutputRef)
+	require.Equal(t, strings.Repeat("é", 12<<10), status.Steps[0].Output)
+	require.Nil(t, status.Steps[1].OutputRef)
+	require.Equal(t, "short", status.Steps[1].Output)
+	r, ok := plan.Result(s, "a")
+	require.True(t, ok)
+	require.Equal(t, pipeline.StepResult{Step: "a", Output: long, OutputRef: ref}, r)
+	require.Equal(t, "short", s.Output())
+	_, ok = plan.Result(s, "nobody")
+	require.False(t, ok)
+}
+
+func TestConditions(t *testing.T) {
+	t.Parallel()
+	plan := compile(t, oneRole(v1alpha1.Step{Name: "a", Role: "r"}))
+	s := plan.Start()
+	show := func() []string {
+		var out []string
+		for _, c := range plan.Status(s, epoch()).Conditions {
+			out = append(out, fmt.Sprintf("%s=%s %s %s", c.Type, c.Status, c.Reason, c.LastTransitionTime.Sub(epoch())))
+		}
+		return out
+	}
+	require.Equal(t, []string{"Ready=False Running 0s", "Complete=False Running 0s"}, show())
+	require.Empty(t, plan.Status(s, epoch()).Duration)
+	plan.Apply(s, pipeline.Ended{Phase: v1alpha1.RunSucceeded, Reason: "Succeeded", At: epoch().Add(6300 * time.Millisecond)})
+	require.Equal(t, []string{"Ready=True Succeeded 6.3s", "Complete=True Succeeded 6.3s"}, show())
+	require.Equal(t, "6.3s", plan.Status(s, epoch()).Duration)
+	s = plan.Start()
+	plan.Apply(s, pipeline.Ended{Phase: v1alpha1.RunFailed, Reason: "TimedOut", At: epoch().Add(125 * time.Second)})
+	require.Equal(t, []string{"Ready=False TimedOut 2m5s", "Complete=True TimedOut 2m5s"}, show())
+	require.Equal(t, "2m5s", plan.Status(s, epoch()).Duration)
+}

@@ -12,7 +12,7 @@
 //
 // Time comes from the caller and should be the broker's, so that all who charge a budget agree on it. Tokens are
 // charged to slots of a fraction of the window, and a slot counts until all of it is out of the window: a token counts
-// at least as long as the window, and at most 1/48 of it longer. A clock that jumps never opens a window early. Set
-// back, it finds the tokens of the earlier time still there and those of the later time counting longer; set forward
-// and back again, the tokens that seemed to be out of the window count again.
+// at least as long as the window, and at most 1/48 of it longer. Nothing is forgotten because of what the clock says at
+// one moment: set back, it finds the tokens of the earlier time still there and those of the later time counting
+// longer; set forward by mistake and back again, the tokens that seemed to be out of the window are in it again.
 package ledger

@@ -183,7 +183,9 @@ func (l *ledger) read(ctx context.Context, from uint64) (records []record, more 
 		return nil, false, err
 	}
 	nc := l.q.nc
-	sub, err := nc.SubscribeSync(nc.NewInbox())
+	// A channel of its own, because that of SubscribeSync has half a megabyte.
+	answers := make(chan *nats.Msg, readBatch+1)
+	sub, err := nc.ChanSubscribe(nc.NewInbox(), answers)
 	if err != nil {
 		return nil, false, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
@@ -192,9 +194,11 @@ func (l *ledger) read(ctx context.Context, from uint64) (records []record, more 
 		return nil, false, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	for {
-		m, err := sub.NextMsgWithContext(ctx)
-		if err != nil {
-			return nil, false, fmt.Errorf("%w: %w", ErrUnavailable, err)
+		var m *nats.Msg
+		select {
+		case m = <-answers:
+		case <-ctx.Done():
+			return nil, false, fmt.Errorf("%w: %w", ErrUnavailable, context.Cause(ctx))
 		}
 		switch status := m.Header.Get("Status"); status {
 		case "":

@@ -64,10 +64,12 @@ func (t *tap) send(ctx context.Context, req transport.JSONRPCRequest) (*transpor
 		err  error
 	}
 	answers := make(chan answer, 1)
-	t.life.group.Go(func() {
+	if !t.life.run(func() {
 		resp, err := t.Interface.SendRequest(ctx, req)
 		answers <- answer{resp, err}
-	})
+	}) {
+		return nil, errClosed
+	}
 	select {
 	case a := <-answers:
 		return a.resp, a.err
@@ -87,7 +89,7 @@ func (t *tap) cancel(ctx context.Context, req transport.JSONRPCRequest) {
 			Params: mcp.NotificationParams{AdditionalFields: map[string]any{"requestId": req.ID, "reason": "no longer needed"}},
 		},
 	}
-	t.life.group.Go(func() {
+	t.life.run(func() {
 		// Notes about this request are not notes about the one that was given up.
 		ctx, cancel := context.WithTimeout(withExchange(context.WithoutCancel(ctx), &exchange{}), cancelTimeout)
 		defer cancel()
@@ -137,8 +139,11 @@ func (t *httpTap) SetProtocolVersion(version string) {
 // life is how long a connection lasts, and what it tells on its own.
 type life struct {
 	// ctx ends when the connection is lost or closed; its cause says why.
-	ctx   context.Context
-	end   context.CancelCauseFunc
+	ctx context.Context
+	end context.CancelCauseFunc
+
+	mu    sync.Mutex
+	over  bool           // nothing may be started any more
 	group sync.WaitGroup // what runs for it
 
 	changed chan struct{} // holds something when the server said that its list changed
@@ -148,6 +153,25 @@ func newLife(ctx context.Context) *life {
 	l := &life{changed: make(chan struct{}, 1)}
 	l.ctx, l.end = context.WithCancelCause(ctx)
 	return l
+}
+
+// run starts something that ends with the connection. It says whether it did.
+func (l *life) run(f func()) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.over {
+		l.group.Go(f)
+	}
+	return !l.over
+}
+
+// wait ends the connection's life and waits for what runs for it.
+func (l *life) wait() {
+	l.end(errClosed)
+	l.mu.Lock()
+	l.over = true
+	l.mu.Unlock()
+	l.group.Wait()
 }
 
 func (l *life) listChanged() {
@@ -183,14 +207,14 @@ const (
 	stateless
 )
 
-// shake begins a connection.
-func (c *libraryConn) shake(ctx context.Context, d dialect) error {
+// shake begins a connection: start lasts as long as that, ctx as long as the beginning.
+func (c *libraryConn) shake(ctx, start context.Context, d dialect) error {
 	c.client.OnNotification(func(n mcp.JSONRPCNotification) {
 		if n.Method == mcp.MethodNotificationToolsListChanged {
 			c.life.listChanged()
 		}
 	})
-	if err := c.client.Start(c.life.ctx); err != nil {
+	if err := c.client.Start(start); err != nil {
 		return err
 	}
 	hello := mcp.InitializeRequest{}
@@ -203,7 +227,7 @@ func (c *libraryConn) shake(ctx context.Context, d dialect) error {
 	}
 	capabilities := c.client.GetServerCapabilities()
 	if d == stateless && capabilities.Tools != nil && capabilities.Tools.ListChanged {
-		c.life.group.Go(c.listen)
+		c.life.run(c.listen)
 	}
 	return nil
 }
@@ -231,7 +255,7 @@ func (c *libraryConn) list(ctx context.Context, cursor string) (page, error) {
 	x := &exchange{safe: true}
 	known, err := c.client.ListToolsByPage(withExchange(ctx, x), req)
 	if err != nil {
-		return page{}, c.judge(x, err)
+		return page{}, judge(x, err, c.life)
 	}
 	var listed page
 	if err := json.Unmarshal(x.result, &listed); err != nil {
@@ -270,7 +294,7 @@ func (c *libraryConn) call(ctx context.Context, x *exchange, r request) (json.Ra
 	if len(result) > 0 && refused == nil {
 		return result, nil
 	}
-	return nil, c.judge(x, err)
+	return nil, judge(x, err, c.life)
 }
 
 // idempotencyMeta is the key of the idempotency key in a call's _meta.
@@ -281,11 +305,10 @@ func (c *libraryConn) drains() bool { return c.alone }
 func (c *libraryConn) close() {
 	// The transport's own farewell comes first: it needs the connection.
 	_ = c.client.Close()
-	c.life.end(errClosed)
 	if c.after != nil {
 		c.after()
 	}
-	c.life.group.Wait()
+	c.life.wait()
 }
 
 var errClosed = errors.New("the connection was closed")

@@ -1,0 +1,166 @@
+package mcp_test
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
+	"github.com/stretchr/testify/require"
+
+	"arkonis.dev/ark/pkg/tools/mcp"
+)
+
+// serveStdio is the life of this binary as a server.
+func serveStdio(kind string) {
+	w := newWorld()
+	s := newSDKServer(w, nil)
+	switch kind {
+	case "silent":
+		_, _ = io.Copy(io.Discard, os.Stdin)
+		return
+	case "deaf":
+		select {}
+	case "dies":
+		fmt.Fprintln(os.Stderr, "cannot start: the key "+os.Getenv("SERVICE_TOKEN")+" is wrong")
+		os.Exit(3)
+	case "endless":
+		for line := strings.Repeat("x", 1<<16); ; {
+			if _, err := io.WriteString(os.Stdout, line); err != nil {
+				return
+			}
+		}
+	}
+	_ = s.Run(contextOfProcess(), &sdk.StdioTransport{})
+}
+
+func stdioConfig(t *testing.T, kind string) mcp.Config {
+	binary, err := os.Executable()
+	require.NoError(t, err)
+	return mcp.Config{Name: "s", Command: binary, Env: []string{stdioVariable + "=" + kind}}
+}
+
+func TestEveryTransportCallsTheToolsOfServersWrittenByOthers(t *testing.T) {
+	t.Parallel()
+	own := func(handler func(*world) http.Handler) func(*testing.T) mcp.Config {
+		return func(t *testing.T) mcp.Config {
+			h := newHost(t, func() http.Handler { return handler(newWorld()) })
+			return mcp.Config{Name: "s", URL: h.url()}
+		}
+	}
+	over := func(transport mcp.Transport, config func(*testing.T) mcp.Config) func(*testing.T) mcp.Config {
+		return func(t *testing.T) mcp.Config {
+			c := config(t)
+			c.Transport = transport
+			return c
+		}
+	}
+	overStreamable := own(func(w *world) http.Handler { return streamable(newSDKServer(w, nil), nil) })
+	overJSON := own(func(w *world) http.Handler {
+		return streamable(newSDKServer(w, nil), &sdk.StreamableHTTPOptions{JSONResponse: true})
+	})
+	withoutSessions := own(func(w *world) http.Handler {
+		return streamable(newSDKServer(w, nil), &sdk.StreamableHTTPOptions{Stateless: true})
+	})
+	modern := own(func(w *world) http.Handler {
+		return withoutHandshake(streamable(newSDKServer(w, nil), &sdk.StreamableHTTPOptions{Stateless: true}))
+	})
+	overSSE := own(func(w *world) http.Handler { return sse(newSDKServer(w, nil)) })
+	overREST := own(rest)
+	overStdio := func(t *testing.T) mcp.Config { return stdioConfig(t, "tools") }
+	for name, config := range map[string]func(*testing.T) mcp.Config{
+		"streamable HTTP":                 over(mcp.StreamableHTTP, overStreamable),
+		"streamable HTTP, JSON answers":   over(mcp.StreamableHTTP, overJSON),
+		"streamable HTTP, no sessions":    over(mcp.StreamableHTTP, withoutSessions),
+		"streamable HTTP, no handshake":   over(mcp.StreamableHTTP, modern),
+		"SSE":                             over(mcp.SSE, overSSE),
+		"REST":                            over(mcp.REST, overREST),
+		"stdio":                           over(mcp.Stdio, overStdio),
+		"auto finds streamable HTTP":      overStreamable,
+		"auto finds it without handshake": modern,
+		"auto finds SSE":                  overSSE,
+		"auto finds REST":                 overREST,
+		"auto finds stdio":                overStdio,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := connect(t, config(t))
+			require.Empty(t, c.Health()[0].Message)
+			require.Equal(t, ok("echo hello"), c.call("s__echo", "hello"))
+			safe := map[string]bool{}
+			for _, tool := range c.Tools() {
+				safe[tool.Spec().Name] = tool.Safe()
+			}
+			require.True(t, safe["s__echo"])
+			require.Contains(t, safe, "s__count")
+			require.False(t, safe["s__count"])
+		})
+	}
+}
+
+// withoutHandshake is a server that knows only the protocol without one.
+func withoutHandshake(inner http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		if err != nil || bytes.Contains(body, []byte(`"initialize"`)) {
+			w.Header().Set("Content-Type", "application/json")
+			w.WriteHeader(http.StatusNotFound)
+			fmt.Fprint(w, `{"jsonrpc":"2.0","id":1,"error":{"code":-32601,"message":"method not found"}}`)
+			return
+		}
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		inner.ServeHTTP(w, r)
+	})
+}
+
+func TestAutoRemembersWhatWorked(t *testing.T) {
+	t.Parallel()
+	probes := make(chan string, 100)
+	h := newHost(t, func() http.Handler {
+		inner := rest(newWorld())
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			probes <- r.Method + " " + r.URL.Path
+			inner.ServeHTTP(w, r)
+		})
+	})
+	c := connect(t, mcp.Config{Name: "s", URL: h.url(), Patience: 100 * time.Millisecond})
+	require.Equal(t, ok("echo 1"), c.call("s__echo", "1"))
+	h.stop()
+	require.True(t, c.call("s__echo", "2").IsError)
+	for len(probes) > 0 {
+		<-probes
+	}
+	h.start()
+	require.Equal(t, ok("echo 3"), c.call("s__echo", "3"))
+	require.Equal(t, "POST /mcp/tools/list", <-probes)
+}
+
+func TestAServerThatSpeaksNothingKnownSaysSo(t *testing.T) {
+	t.Parallel()
+	s := httptest.NewServer(http.NotFoundHandler())
+	defer s.Close()
+	c := connect(t, mcp.Config{Name: "s", URL: s.URL})
+	h := c.Health()[0]
+	require.False(t, h.Healthy)
+	require.Contains(t, h.Message, "speaks none of the transports")
+	require.Contains(t, h.Message, "404")
+}
+
+func TestAWebPageIsNotAServer(t *testing.T) {
+	t.Parallel()
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/html")
+		fmt.Fprint(w, "<html></html>")
+	}))
+	defer s.Close()
+	for _, transport := range []mcp.Transport{mcp.Auto, mcp.SSE, mcp.StreamableHTTP, mcp.REST} {
+		c := connect(t, mcp.Config{Name: "s", URL: s.URL, Transport: transport})
+		require.Contains(t, c.Health()[0].Message, "web page", transport)
+	}
+}

@@ -40,7 +40,7 @@ func (p *placed) report(path, message, hint string) {
 func (l *loader) document(file string, d document) {
 	l.object(file, d.root, "", "")
 	for _, n := range d.notes {
-		n.Object = d.root.text("kind") + "/" + d.root.get("metadata").text("name")
+		n.Object = objectName(d.root.text("kind"), d.root)
 		l.set.Notes = append(l.set.Notes, n)
 	}
 }
@@ -59,10 +59,7 @@ func (l *loader) object(file string, root *node, apiVersion, kind string) {
 		kind = root.text("kind")
 	}
 	p.kind = kind
-	name := root.get("metadata").text("name")
-	if p.name = strings.TrimSuffix(kind+"/"+name, "/"); kind == "" {
-		p.name = name
-	}
+	p.name = objectName(kind, root)
 	if !p.identified(apiVersion, kind) {
 		return
 	}
@@ -85,6 +82,15 @@ func (l *loader) object(file string, root *node, apiVersion, kind string) {
 	default:
 		l.set.Notes = append(l.set.Notes, Note{File: file, Line: root.line, Object: p.name, Message: "skipped: " + clip(apiVersion) + " is no kind of ark"})
 	}
+}
+
+// objectName names an object in findings.
+func objectName(kind string, root *node) string {
+	name := clip(root.get("metadata").text("name"))
+	if kind == "" || name == "" {
+		return clip(kind) + name
+	}
+	return clip(kind) + "/" + name
 }
 
 // identified checks that an object says what it is.
@@ -117,7 +123,7 @@ func arkKinds() []string {
 // items loads the items of a list.
 func (l *loader) items(file string, root *node, apiVersion, kind string) {
 	items := root.get("items")
-	p := &placed{l: l, file: file, root: root, name: root.text("kind")}
+	p := &placed{l: l, file: file, root: root, name: objectName(root.text("kind"), root)}
 	if items == nil || items.kind != listNode {
 		p.report("items", "a list must have a list of items", "")
 		return
@@ -238,9 +244,16 @@ func article(what string) string {
 	return "a " + what
 }
 
-// fields reports what the API's own checks found, each once.
+// fields reports what the API's own checks found, each fault once.
 func (p *placed) fields(errs field.ErrorList) {
-	for _, e := range errs {
+	type place struct{ path, message string }
+	seen := map[place]bool{}
+	for _, f := range p.l.findings { // what is known of the object's metadata
+		if f.Object == p.name && f.File == p.file {
+			seen[place{f.Field, ""}] = true
+		}
+	}
+	for _, e := range errs[:min(len(errs), maxErrors)] {
 		path := e.Field
 		if path == "<nil>" {
 			path = ""
@@ -252,21 +265,22 @@ func (p *placed) fields(errs field.ErrorList) {
 			}
 			message, hint = "is missing", nameHint
 		}
-		line, n := p.root.find(path)
-		if hint == "" && n != nil {
+		if seen[place{path, message}] || e.Type == field.ErrorTypeRequired && seen[place{path, ""}] {
+			continue
+		}
+		seen[place{path, message}], seen[place{path, ""}] = true, true
+		if message == "unknown field" && hint == "" {
+			hint = p.fieldHint(path)
+		}
+		if _, n := p.root.find(path); hint == "" && n != nil {
 			hint = quoteHint(n, e)
 		}
-		f := Finding{File: p.file, Line: line, Object: p.name, Field: path, Message: message, Hint: hint}
-		if f.Message == "unknown field" && f.Hint == "" {
-			f.Hint = p.fieldHint(path)
-		}
-		if !slices.ContainsFunc(p.l.findings, func(g Finding) bool {
-			return g.File == f.File && g.Line == f.Line && g.Field == f.Field && (g.Message == f.Message || e.Type == field.ErrorTypeRequired)
-		}) {
-			p.l.report(f)
-		}
+		p.report(path, message, hint)
 	}
 }
+
+// maxErrors bounds what is looked at of one object's faults.
+const maxErrors = 2 * MaxFindings
 
 // quoteHint says how to write text that YAML takes for something else.
 func quoteHint(n *node, e *field.Error) string {

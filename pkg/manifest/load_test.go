@@ -2,17 +2,20 @@ package manifest_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"sigs.k8s.io/yaml"
 
 	v1alpha1 "arkonis.dev/ark/pkg/apis/v1alpha1"
 	"arkonis.dev/ark/pkg/manifest"
@@ -263,4 +266,30 @@ spec:
 `, "X", "\u2028    \r    "))
 	require.Equal(t, "(stdin):10", set.Locate(set.Agents[0], "spec.model"))
 	require.Equal(t, []string{"(stdin):3: not valid YAML: found character that cannot start any token"}, findings(t, "a: \u2028 b\nb: 1\nc: @\n"))
+}
+
+// Scalars mean what they mean to kubectl.
+func TestScalarsAsKubectl(t *testing.T) {
+	t.Parallel()
+	scalars := []string{
+		"1", "-1", "+1", "0", "-0", "01", "08", "0777", "0o17", "0x1F", "-0x1f", "0b101", "-0b1", "1_000", "_1", "1__0", "1.5", "1.", ".5", "-.5", "+.5",
+		"1e3", "1E-3", "1.e3", ".e3", ".", "..", "+", "-x", "1x", "0x", "0xg", "1.2.3", "2026-01-02", "12:30", "1:30:00", "18446744073709551615", "0x1p3",
+		"y", "Y", "yes", "Yes", "YES", "yEs", "n", "no", "on", "On", "off", "OFF", "true", "True", "TRUE", "tRue", "false", "null", "Null", "NULL", "nUll", "~",
+		"1e", "e1", "1e+", "--1", "+-1", "1-1", "1_", "0_1", "inf", "nan", "Infinity", ".inf2", "10KiB", "5m", "0.1.0", "1 2",
+	}
+	for _, s := range scalars {
+		set := load(t, "apiVersion: arkonis.dev/v1alpha1\nkind: ArkTeam\nmetadata: {name: team}\nspec:\n  roles: [{name: a, model: mock}]\n  entry: a\n  input:\n    v: "+s+"\n")
+		got := string(set.Teams[0].Spec.Input["v"].Raw)
+		var want map[string]json.RawMessage
+		text, err := yaml.YAMLToJSON([]byte("v: " + s))
+		require.NoError(t, err, s)
+		require.NoError(t, json.Unmarshal(text, &want))
+		if f, err := strconv.ParseFloat(got, 64); err == nil { // the same number in more digits
+			g, err := strconv.ParseFloat(string(want["v"]), 64)
+			require.NoError(t, err, s)
+			require.Equal(t, g, f, s)
+			continue
+		}
+		require.Equal(t, string(want["v"]), got, s)
+	}
 }

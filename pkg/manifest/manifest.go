@@ -25,13 +25,14 @@ import (
 
 // The limits of what is loaded.
 const (
-	MaxFiles    = 1000
-	MaxFile     = 8 << 20  // bytes of one source
-	MaxTotal    = 64 << 20 // bytes of all sources
-	MaxDocument = 3 << 20  // bytes of one document
-	MaxValues   = 100_000  // values of one document, aliases resolved
-	MaxDepth    = 100      // levels of one document
-	MaxFindings = 200      // reported at once
+	MaxFiles     = 1000
+	MaxFile      = 8 << 20  // bytes of one source
+	MaxTotal     = 64 << 20 // bytes of all sources
+	MaxDocuments = 1000     // of one source
+	MaxDocument  = 3 << 20  // bytes of one document
+	MaxValues    = 100_000  // values of one document, aliases resolved
+	MaxDepth     = 100      // levels of one document
+	MaxFindings  = 200      // reported at once
 )
 
 // Sources say where manifests come from.
@@ -93,7 +94,7 @@ func Load(ctx context.Context, src Sources) (*Set, error) {
 		l.file(f)
 	}
 	if len(l.findings) == 0 && l.set.Len() == 0 {
-		l.report(Finding{File: strings.Join(src.Paths, ", "), Message: "holds no object of ark",
+		l.report(Finding{File: sourceNames(src.Paths), Message: "holds no object of ark",
 			Hint: "objects have apiVersion: " + v1alpha1.GroupVersion().String()})
 	}
 	if len(l.findings) > 0 {
@@ -111,7 +112,15 @@ type loader struct {
 
 type objectKey struct{ group, kind, namespace, name string }
 
-func (l *loader) report(f Finding) { l.findings = append(l.findings, f) }
+// maxPath bounds the field path of a finding, in bytes.
+const maxPath = 512
+
+func (l *loader) report(f Finding) {
+	if len(f.Field) > maxPath {
+		f.Field = strings.ToValidUTF8(f.Field[:maxPath], "") + "..."
+	}
+	l.findings = append(l.findings, f)
+}
 
 // file loads the documents of one source.
 func (l *loader) file(f file) {

@@ -25,7 +25,11 @@ func parse(f file) ([]document, []Finding) {
 	}
 	var docs []document
 	var findings []Finding
-	for _, p := range split(string(f.body)) {
+	pieces := split(string(f.body))
+	if len(pieces) > MaxDocuments {
+		return nil, []Finding{{File: f.name, Line: pieces[MaxDocuments].line, Message: fmt.Sprintf("there are more than %d documents", MaxDocuments)}}
+	}
+	for _, p := range pieces {
 		d, problems := parseYAML(f.name, p)
 		findings = append(findings, problems...)
 		if d.root != nil {

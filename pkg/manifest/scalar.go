@@ -1,15 +1,14 @@
 package manifest
 
 import (
-	"bytes"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
-	sigsyaml "sigs.k8s.io/yaml"
 )
 
 // scalar gives the value of a scalar as kubectl reads it, but numbers in JSON's form keep their digits.
@@ -34,21 +33,32 @@ func plainScalar(text string) (any, error) {
 	case !strings.ContainsAny(text[:1], "+-.0123456789"):
 		return text, nil
 	}
-	// What is left may be a number in one of YAML's other forms: octal, hexadecimal, binary, with underscores.
-	out, err := sigsyaml.YAMLToJSON([]byte(text))
+	return looseNumber(text)
+}
+
+// looseNumber reads numbers in YAML's other forms: octal, hexadecimal, binary, with underscores, with a bare point. Any
+// other text - a date, a version, an expression - is text.
+func looseNumber(text string) (any, error) {
+	switch strings.ToLower(strings.TrimLeft(text, "+-")) {
+	case ".inf", ".nan":
+		return nil, fmt.Errorf("the value %s has no form in JSON; put it in quotes if it is text", text)
+	}
+	digits := strings.ReplaceAll(text, "_", "")
+	if n, err := strconv.ParseInt(digits, 0, 64); err == nil {
+		return json.Number(strconv.FormatInt(n, 10)), nil
+	}
+	if n, err := strconv.ParseUint(digits, 0, 64); err == nil {
+		return json.Number(strconv.FormatUint(n, 10)), nil
+	}
+	if strings.Trim(digits, "+-.0123456789eE") != "" {
+		return text, nil
+	}
+	f, err := strconv.ParseFloat(digits, 64)
 	if err != nil {
-		return nil, fmt.Errorf("the value %s has no form in JSON; put it in quotes if it is text", clip(text))
+		return text, nil
 	}
-	dec := json.NewDecoder(bytes.NewReader(out))
-	dec.UseNumber()
-	var v any
-	if err := dec.Decode(&v); err != nil {
-		return nil, fmt.Errorf("the value %s has no form in JSON; put it in quotes if it is text", clip(text))
-	}
-	if n, ok := v.(json.Number); ok {
-		return n, nil
-	}
-	return text, nil // a date, a version, an expression: kubectl takes it as text
+	out, err := json.Marshal(f)
+	return json.Number(out), err
 }
 
 func tagged(y *yaml.Node) (any, error) {
@@ -86,8 +96,10 @@ func isTrue(text string) bool {
 
 // isJSONNumber says whether a text is a number in JSON's form; a leading plus is let through.
 func isJSONNumber(text string) bool {
-	text = strings.TrimPrefix(text, "+")
 	rest := strings.TrimPrefix(text, "-")
+	if unsigned, ok := strings.CutPrefix(text, "+"); ok {
+		text, rest = unsigned, unsigned
+	}
 	if rest == "" || rest[0] < '0' || rest[0] > '9' {
 		return false
 	}

@@ -63,6 +63,24 @@ type sourceError struct{ file, message, hint string }
 
 func (e *sourceError) Error() string { return e.file + ": " + e.message }
 
+// stdinName stands for standard input in findings.
+const stdinName = "(stdin)"
+
+// sourceNames names all sources at once.
+func sourceNames(paths []string) string {
+	names := make([]string, 0, len(paths))
+	for _, p := range paths {
+		if u, err := url.Parse(p); err == nil && u.Host != "" {
+			p = u.Redacted()
+		}
+		if p == "-" {
+			p = stdinName
+		}
+		names = append(names, p)
+	}
+	return strings.Join(names, ", ")
+}
+
 type reader struct {
 	src  Sources
 	left int             // bytes
@@ -91,7 +109,7 @@ func (r *reader) path(ctx context.Context, path string) ([]file, error) {
 }
 
 func (r *reader) stdin() ([]file, error) {
-	const name = "(stdin)"
+	const name = stdinName
 	if r.src.Stdin == nil || r.seen["-"] {
 		return nil, &sourceError{name, "there is nothing to read", "- can stand once"}
 	}

@@ -98,7 +98,7 @@ func TestHostileTemplates(t *testing.T) {
 		t.Logf("%-20s %8s %7d KiB  %.120v", name, took.Round(time.Millisecond), used>>10, err)
 		var e *template.Error
 		require.True(t, err == nil || errors.As(err, &e), name)
-		require.Less(t, took, 500*time.Millisecond, name) // 50 ms on an idle machine
+		require.Less(t, took, 2*time.Second, name) // 50 ms on an idle machine
 		require.Less(t, used, uint64(16<<20), name)
 	}
 }

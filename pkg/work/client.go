@@ -16,8 +16,9 @@ import (
 )
 
 const (
-	// answerTimeout is how long one request waits for its answer, beside what it asks the service to wait.
-	answerTimeout = 5 * time.Second
+	// answerTimeout is how long one request waits for its answer, beside what it asks the service to wait, before it is
+	// sent again.
+	answerTimeout = 2 * time.Second
 	// requestTries is how often a request is sent before the service counts as unavailable.
 	requestTries = 6
 	// retryDelay is the first pause when nobody listens, doubled each time: about 600 ms in all, enough for a service

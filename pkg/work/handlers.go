@@ -32,10 +32,10 @@ func (s *Service) takeOver(ctx context.Context, c caller, r takeOverRequest) (*t
 	s.book.install(j)
 	a := &takingOver{id: r.ID, pod: r.Pod, task: t, retries: s.cfg.Retries(c.namespace, c.agent)}
 	err = s.book.do(ctx, key, a)
-	if a.record != nil {
-		s.unknown(ctx, key, len(a.record.Entries))
-	}
 	if err != nil {
+		if a.record != nil {
+			s.unknown(ctx, key, len(a.record.Entries)) // otherwise the holder counts what it finds in its journal
+		}
 		return nil, err
 	}
 	p, err := s.replay(ctx, key, a, stored)

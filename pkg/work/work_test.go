@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
-	"strings"
 	"testing"
 	"time"
 
@@ -30,6 +29,7 @@ type world struct {
 	client  *work.Client
 	config  work.Config
 	steps   int
+	service *work.Service // the last one that was started
 }
 
 func newWorld(tb testing.TB, config work.Config) *world {
@@ -73,6 +73,7 @@ func (w *world) serve() (stop func()) {
 	s, err := work.NewService(w.open(), w.connect(), w.config)
 	require.NoError(w.tb, err)
 	ctx, cancel := context.WithCancel(w.tb.Context())
+	w.service = s
 	ended := make(chan error, 1)
 	go func() { ended <- s.Run(ctx) }()
 	require.NoError(w.tb, s.Ready(w.tb.Context()))
@@ -183,6 +184,12 @@ func appends(tb testing.TB, s *work.Session, entries ...work.Entry) {
 	require.NoError(tb, s.Append(ctx, entries...))
 }
 
+// waiting returns when n reservations wait for others.
+func (w *world) waiting(n int) {
+	w.tb.Helper()
+	require.Eventually(w.tb, func() bool { return work.Waiting(w.service) == n }, 10*time.Second, time.Millisecond)
+}
+
 func TestTakeOverOfAFreshTask(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, work.Config{})
@@ -279,132 +286,3 @@ func TestHandingBackIsNoCrash(t *testing.T) {
 	}
 }
 
-func TestBudgetRefusesAndSaysWhen(t *testing.T) {
-	t.Parallel()
-	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
-	w := newWorld(t, work.Config{
-		Now: func() time.Time { return now },
-		Daily: func(_, agent, team string) []task.Budget {
-			return []task.Budget{{Scope: "agent." + agent, Limit: 500, Window: 86400}, {Scope: "team." + team, Limit: 9000, Window: 86400}}
-		},
-	})
-	w.serve()
-	tk := w.task(runBudget(1000))
-	tk.Deadline = now.Add(time.Hour)
-	s := w.take(tk)
-	appends(t, s, intent(1, 400), toolEnd("x", ""))
-	appends(t, s, answer(1, 300))
-	err := s.Append(t.Context(), toolEnd("y", ""), intent(2, 201))
-	var refused *work.BudgetError
-	require.ErrorAs(t, err, &refused)
-	require.Equal(t, &work.BudgetError{
-		Scope: "agent.writer", Limit: 500, Spent: 300, Asked: 201, FreesAt: now.Add(24*time.Hour + 30*time.Minute),
-	}, refused)
-	require.Contains(t, err.Error(), `maxDailyTokens of agent "writer" is 500 tokens: 300 are spent, and the next call may use up to 201; enough of it is free again at 2026-03-02T12:30:00Z`)
-	require.Equal(t, int64(300), w.budget("run.run-1").Spent(now))
-	require.Equal(t, int64(0), w.budget("run.run-1").Reserved(), "one budget's refusal leaves no trace in the others")
-	appends(t, s, toolEnd("y", ""), intent(2, 200))
-	require.Equal(t, int64(200), w.budget("team.crew").Reserved())
-
-	other := w.take(func() *task.Task { o := w.task(runBudget(1000)); o.Deadline = tk.Deadline; return o }())
-	require.ErrorAs(t, other.Append(t.Context(), intent(1, 5000)), &refused)
-	require.Equal(t, &work.BudgetError{Scope: "run.run-1", Limit: 1000, Spent: 300, Reserved: 200, Asked: 5000}, refused)
-	require.Contains(t, refused.Error(), "maxTokens of the run is 1000 tokens: 300 are spent and 200 reserved by other calls")
-}
-
-// A server that used more than it may is charged, and nothing more is granted.
-func TestOverdrawnIsChargedAndNoted(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t, work.Config{})
-	w.serve()
-	tk := w.task(runBudget(100))
-	s := w.take(tk)
-	appends(t, s, intent(1, 60))
-	appends(t, s, answer(1, 150))
-	w.stands("run.run-1", 150, 0)
-	var refused *work.BudgetError
-	require.ErrorAs(t, s.Append(t.Context(), intent(2, 1)), &refused)
-	again, err := w.takeAgain(tk)
-	require.NoError(t, err)
-	require.Contains(t, again.Journal()[2].Note, "call 1 used 150 tokens, more than the 60 that were reserved")
-}
-
-func TestReservationsWaitTheirTurn(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t, work.Config{})
-	w.serve()
-	holder := w.take(w.task(runBudget(100)))
-	appends(t, holder, intent(1, 90))
-
-	type granted struct {
-		name string
-		err  error
-	}
-	order := make(chan granted, 3)
-	ask := func(name string, reserve int64) *work.Session {
-		s := w.take(w.task(runBudget(100)))
-		go func() {
-			order <- granted{name, s.Append(t.Context(), intent(1, reserve))}
-		}()
-		return s
-	}
-	// A small one would fit beside the holder, but a large one came first.
-	large := ask("large", 50)
-	w.waiting(large)
-	small := ask("small", 10)
-	w.waiting(small)
-	appends(t, holder, answer(1, 40))
-	require.ElementsMatch(t, []granted{{"large", nil}, {"small", nil}}, []granted{<-order, <-order})
-	w.stands("run.run-1", 40, 60)
-	appends(t, large, failed(1, 0))
-	appends(t, small, failed(1, 0))
-}
-
-// waiting returns when the journal of a session is known to the service and its append is on its way. A request that
-// comes after it on the same connection is answered after it was taken up.
-func (w *world) waiting(s *work.Session) {
-	w.tb.Helper()
-	ctx, cancel := context.WithTimeout(w.tb.Context(), 50*time.Millisecond)
-	defer cancel()
-	<-ctx.Done()
-	_ = s
-}
-
-func TestWaitingEndsWithTheContext(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t, work.Config{})
-	w.serve()
-	holder, s := w.take(w.task(runBudget(100))), w.take(w.task(runBudget(100)))
-	appends(t, holder, intent(1, 90))
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer cancel()
-	err := s.Append(ctx, toolEnd("a", "b"), intent(1, 50))
-	require.ErrorIs(t, err, context.DeadlineExceeded)
-	appends(t, holder, answer(1, 90))
-	w.stands("run.run-1", 90, 0)
-	appends(t, s, toolEnd("a", "b"))
-	appends(t, s, toolEnd("c", "d"), intent(1, 10))
-	w.stands("run.run-1", 90, 10)
-}
-
-// Two calls that each end and ask for more must not wait for each other.
-func TestWhatIsEndedIsFreeForOthersWhileOneWaits(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t, work.Config{})
-	w.serve()
-	tk := w.task(runBudget(140))
-	a, b := w.take(tk), w.take(w.task(runBudget(140)))
-	appends(t, a, intent(1, 50))
-	appends(t, b, intent(1, 50))
-	done := make(chan error, 1)
-	go func() { done <- a.Append(t.Context(), toolEnd("x", "y"), failed(1, 0), intent(2, 100)) }()
-	w.waiting(a)
-	w.stands("run.run-1", 0, 50)
-	appends(t, b, failed(1, 0), intent(2, 20))
-	require.NoError(t, <-done)
-	w.stands("run.run-1", 0, 120)
-	again, err := w.takeAgain(tk)
-	require.NoError(t, err)
-	require.Equal(t, []work.Entry{intent(1, 50), toolEnd("x", "y"), failed(1, 0), intent(2, 100)}, again.Journal()[:4])
-	_ = strings.Repeat
-}

@@ -106,7 +106,7 @@ func newReachableWorld(t *testing.T, models modelserver.Config) (w *world, url s
 	w.nc, err = nats.Connect(server.ClientURL())
 	require.NoError(t, err)
 	t.Cleanup(w.nc.Close)
-	w.open(models)
+	w.open(models, work.Config{Logger: quiet()})
 	return w, server.ClientURL()
 }
 

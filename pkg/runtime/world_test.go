@@ -48,6 +48,11 @@ type world struct {
 
 func newWorld(t *testing.T, models modelserver.Config) *world {
 	t.Helper()
+	return newWorldWith(t, models, work.Config{Logger: quiet()})
+}
+
+func newWorldWith(t *testing.T, models modelserver.Config, service work.Config) *world {
+	t.Helper()
 	w := &world{t: t, arrived: make(chan struct{})}
 	server, err := queue.StartServer(t.Context(), queue.ServerConfig{Logger: quiet()})
 	require.NoError(t, err)
@@ -55,17 +60,17 @@ func newWorld(t *testing.T, models modelserver.Config) *world {
 	w.server = server
 	w.nc, err = server.Connect("test")
 	require.NoError(t, err)
-	w.open(models)
+	w.open(models, service)
 	return w
 }
 
 // open starts what works on the connection.
-func (w *world) open(models modelserver.Config) {
+func (w *world) open(models modelserver.Config, config work.Config) {
 	w.t.Helper()
 	var err error
 	w.queue, err = queue.Open(w.t.Context(), w.nc, queue.Config{Storage: jetstream.MemoryStorage, Logger: quiet()})
 	require.NoError(w.t, err)
-	service, err := work.NewService(w.queue, w.nc, work.Config{Logger: quiet()})
+	service, err := work.NewService(w.queue, w.nc, config)
 	require.NoError(w.t, err)
 	w.background(service.Run)
 	require.NoError(w.t, service.Ready(w.t.Context()))

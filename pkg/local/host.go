@@ -108,9 +108,7 @@ func (h *host) open(ctx context.Context, store string) error {
 		return err
 	})
 	g.Go(func() error {
-		kv, err := js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
-			Bucket: bucket, Description: "runs and how they ended", Storage: storage, MaxBytes: storeLimit,
-		})
+		kv, err := openRuns(ctx, js, storage)
 		if err != nil {
 			return fmt.Errorf("open the store of runs: %w", err)
 		}
@@ -118,6 +116,19 @@ func (h *host) open(ctx context.Context, store string) error {
 		return nil
 	})
 	return g.Wait()
+}
+
+// openRuns opens the bucket, and makes it only when it is not there. An update, even to the same configuration, has the
+// server write the stream's description anew, in two files: a process that is killed between them leaves a stream that
+// the next one does not find.
+func openRuns(ctx context.Context, js jetstream.JetStream, storage jetstream.StorageType) (jetstream.KeyValue, error) {
+	kv, err := js.KeyValue(ctx, bucket)
+	if !errors.Is(err, jetstream.ErrBucketNotFound) {
+		return kv, err
+	}
+	return js.CreateKeyValue(ctx, jetstream.KeyValueConfig{
+		Bucket: bucket, Description: "runs and how they ended", Storage: storage, MaxBytes: storeLimit,
+	})
 }
 
 // storeLimit bounds the records of all runs of a host, in bytes.
@@ -128,8 +139,20 @@ const storeLimit = 256 << 20
 // once instead of when the dead agents' time to acknowledge is over. Tasks of runs that nobody goes on with must not
 // be worked on.
 func forgetTasks(ctx context.Context, js jetstream.JetStream) error {
-	err := js.DeleteStream(ctx, queue.StreamTasks)
-	if err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
+	stream, err := js.Stream(ctx, queue.StreamTasks)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("open the queue: %w", err)
+	}
+	consumers := stream.ConsumerNames(ctx)
+	for name := range consumers.Name() {
+		if err := stream.DeleteConsumer(ctx, name); err != nil {
+			return fmt.Errorf("open the queue: forget a dead agent: %w", err)
+		}
+	}
+	if err := errors.Join(consumers.Err(), stream.Purge(ctx)); err != nil {
 		return fmt.Errorf("open the queue: forget tasks of a dead process: %w", err)
 	}
 	return nil

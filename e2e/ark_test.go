@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -47,13 +48,26 @@ func arkBinary(t *testing.T) string {
 type process struct {
 	*exec.Cmd
 	out, err bytes.Buffer
+	spoke    chan struct{} // closed when it first wrote to stderr
+}
+
+// firstWrite closes a channel at the first write.
+type firstWrite struct {
+	io.Writer
+	once sync.Once
+	done chan struct{}
+}
+
+func (f *firstWrite) Write(b []byte) (int, error) {
+	f.once.Do(func() { close(f.done) })
+	return f.Writer.Write(b)
 }
 
 // command prepares ark with an environment that holds nothing of the machine's own settings.
 func command(ctx context.Context, binary string, env []string, args ...string) *process {
-	p := &process{Cmd: exec.CommandContext(ctx, binary, args...)}
+	p := &process{Cmd: exec.CommandContext(ctx, binary, args...), spoke: make(chan struct{})}
 	p.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.TempDir(), "TMPDIR=" + os.TempDir()}, env...)
-	p.Stdout, p.Stderr = &p.out, &p.err
+	p.Stdout, p.Stderr = &p.out, &firstWrite{Writer: &p.err, done: p.spoke}
 	return p
 }
 

@@ -91,6 +91,7 @@ func fromField(e *field.Error) (message, hint string) {
 		return "has too many items: " + e.Detail, ""
 	case field.ErrorTypeTooLong:
 		return "is too long: " + e.Detail, ""
+	default: // the detail says it all
 	}
 	message = e.Detail
 	if message == "" {

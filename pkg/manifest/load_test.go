@@ -43,7 +43,7 @@ func TestSources(t *testing.T) {
 	other := write("manifest.txt", fmt.Sprintf(agent, "d-agent"))
 	require.NoError(t, os.Symlink(b, filepath.Join(dir, "m", "link.yaml")))
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		fmt.Fprintf(w, agent, "e-agent")
+		_, _ = fmt.Fprintf(w, agent, "e-agent")
 	}))
 	defer server.Close()
 

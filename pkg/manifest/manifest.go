@@ -94,8 +94,10 @@ func Load(ctx context.Context, src Sources) (*Set, error) {
 		l.file(f)
 	}
 	if len(l.findings) == 0 && l.set.Len() == 0 {
-		l.report(Finding{File: sourceNames(src.Paths), Message: "holds no object of ark",
-			Hint: "objects have apiVersion: " + v1alpha1.GroupVersion().String()})
+		l.report(Finding{
+			File: sourceNames(src.Paths), Message: "holds no object of ark",
+			Hint: "objects have apiVersion: " + v1alpha1.GroupVersion().String(),
+		})
 	}
 	if len(l.findings) > 0 {
 		return nil, l.fault()

@@ -68,8 +68,9 @@ func (n *node) plain() any {
 			list[i] = e.plain()
 		}
 		return list
+	default:
+		return n.value
 	}
-	return n.value
 }
 
 // describe names what a node is.
@@ -79,6 +80,7 @@ func (n *node) describe() string {
 		return "an object"
 	case listNode:
 		return "a list"
+	default:
 	}
 	switch v := n.value.(type) {
 	case nil:
@@ -96,10 +98,10 @@ func (n *node) describe() string {
 func (n *node) find(path string) (line int, found *node) {
 	line = n.line
 	for path != "" {
-		switch {
-		case path[0] == '.':
+		switch path[0] {
+		case '.':
 			path = path[1:]
-		case path[0] == '[':
+		case '[':
 			key, rest, ok := strings.Cut(path[1:], "]")
 			if !ok {
 				return line, nil

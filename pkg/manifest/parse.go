@@ -215,6 +215,7 @@ func (c *converter) convert(y *yaml.Node, depth int) *node {
 			n.items = append(n.items, c.convert(e, depth+1))
 		}
 		return n
+	default: // a scalar
 	}
 	value, err := scalar(y)
 	if err != nil {
@@ -252,8 +253,10 @@ func (c *converter) object(y *yaml.Node, depth int) *node {
 			continue
 		}
 		if k.Style == 0 && isBool(k.Value) {
-			c.notes = append(c.notes, Note{File: c.file, Line: line,
-				Message: fmt.Sprintf("kubectl reads the key %s as a boolean: write it as %q", k.Value, k.Value)})
+			c.notes = append(c.notes, Note{
+				File: c.file, Line: line,
+				Message: fmt.Sprintf("kubectl reads the key %s as a boolean: write it as %q", k.Value, k.Value),
+			})
 		}
 		lines[k.Value] = line
 		n.fields = append(n.fields, member{key: k.Value, line: line, node: c.convert(v, depth+1)})

@@ -152,14 +152,14 @@ func (r *reader) folder(path string) ([]file, error) {
 
 // one reads a file, unless it was read before under whatever name.
 func (r *reader) one(path string) ([]file, error) {
-	real, err := filepath.EvalSymlinks(path)
+	target, err := filepath.EvalSymlinks(path)
 	if err == nil {
-		real, err = filepath.Abs(real)
+		target, err = filepath.Abs(target)
 	}
-	if err == nil && r.seen[real] {
+	if err == nil && r.seen[target] {
 		return nil, nil
 	}
-	r.seen[real] = true
+	r.seen[target] = true
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, &sourceError{path, cause(err), ""}
@@ -210,8 +210,7 @@ func downloadCause(err error) string {
 	if errors.Is(err, context.DeadlineExceeded) {
 		return fmt.Sprintf("it takes longer than %s", downloadTimeout)
 	}
-	var u *url.Error
-	if errors.As(err, &u) { // its text has the address, with the password
+	if u, ok := errors.AsType[*url.Error](err); ok { // its text has the address, with the password
 		return u.Err.Error()
 	}
 	return err.Error()
@@ -236,8 +235,7 @@ func (r *reader) body(name string, from io.Reader) ([]byte, error) {
 
 // cause is an error of the file system without the name of the file.
 func cause(err error) string {
-	var p *fs.PathError
-	if errors.As(err, &p) {
+	if p, ok := errors.AsType[*fs.PathError](err); ok {
 		err = p.Err
 	}
 	return "cannot be read: " + err.Error()

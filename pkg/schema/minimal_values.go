@@ -2,6 +2,7 @@ package schema
 
 import (
 	"encoding/json"
+	"maps"
 	"math/big"
 	"slices"
 	"strconv"
@@ -242,10 +243,7 @@ func varied(v any, i int) []any {
 		var out []any
 		for _, k := range sortedKeys(v) {
 			for _, changed := range varied(v[k], i) {
-				clone := make(map[string]any, len(v))
-				for k2, v2 := range v {
-					clone[k2] = v2
-				}
+				clone := maps.Clone(v)
 				clone[k] = changed
 				out = append(out, clone)
 			}

@@ -51,6 +51,7 @@ func (g *generator) write(re *syntax.Regexp) {
 		g.repeat(re.Sub[0], 0, 1)
 	case syntax.OpRepeat:
 		g.repeat(re.Sub[0], re.Min, re.Max)
+	default: // anchors and the like match between characters
 	}
 }
 

@@ -170,8 +170,7 @@ func (s *Schema) Validate(doc any) []Violation {
 	if s.work.left < 0 {
 		return []Violation{{Path: root, Message: "cannot be checked: the references of the schema multiply beyond all bounds"}}
 	}
-	var verr *jsonschema.ValidationError
-	if errors.As(err, &verr) {
+	if verr, ok := errors.AsType[*jsonschema.ValidationError](err); ok {
 		return violations(verr)
 	}
 	return nil

@@ -180,9 +180,9 @@ func (w *refWalker) operand(dot place, n parse.Node, optional bool) place {
 	case *parse.FieldNode:
 		return dot.below(n.Ident...)
 	case *parse.VariableNode:
-		for i := len(w.vars) - 1; i >= 0; i-- {
-			if w.vars[i].name == n.Ident[0] {
-				return w.vars[i].at.below(n.Ident[1:]...)
+		for _, v := range slices.Backward(w.vars) {
+			if v.name == n.Ident[0] {
+				return v.at.below(n.Ident[1:]...)
 			}
 		}
 	case *parse.ChainNode:

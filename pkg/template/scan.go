@@ -237,7 +237,7 @@ func (s *scanner) number() {
 	for s.pos < len(s.src) {
 		c := s.src[s.pos]
 		sign := (c == '+' || c == '-') && strings.IndexByte("eEpP", s.src[s.pos-1]) >= 0
-		if c != '.' && c != '_' && !sign && !(c < utf8.RuneSelf && isWord(rune(c))) {
+		if c != '.' && !sign && (c >= utf8.RuneSelf || !isWord(rune(c))) {
 			return
 		}
 		s.pos++

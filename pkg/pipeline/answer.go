@@ -90,19 +90,25 @@ func (f *fold) routed(i, item int, said string) {
 // routeElsewhere takes the fallback, or ends the run.
 func (f *fold) routeElsewhere(i, item int, why string) {
 	state, routing := &f.s.Steps[i], f.p.routing
-	if routing.Fallback == "" {
-		state.Phase, state.Reason, state.Message, state.Completed = v1alpha1.StepFailed, v1alpha1.ReasonRoutingFailed, why, f.at
-		f.end(Ending{
-			Phase: v1alpha1.RunFailed, Reason: v1alpha1.ReasonRoutingFailed, FailedStep: f.p.steps[i].id,
-			Message: why + "; there is no routing.fallback",
-		})
+	fallback := f.p.capability(routing.Fallback)
+	missing := ""
+	switch {
+	case routing.Fallback == "":
+		missing = "there is no routing.fallback"
+	case fallback != nil && len(fallback.Agents) == 0:
+		missing = fmt.Sprintf("no agent has the fallback %q", routing.Fallback)
+	case fallback != nil:
+		state.Selected = fallback.ID
+	}
+	if missing == "" {
+		state.RoutingReason = "fallback: " + why
+		f.work(i, item)
 		return
 	}
-	state.RoutingReason = "fallback: " + why
-	if choice := choiceNamed(routing.Capabilities, routing.Fallback); choice != nil && len(choice.Agents) > 0 {
-		state.Selected = choice.ID
-	}
-	f.work(i, item)
+	state.Phase, state.Reason, state.Message, state.Completed = v1alpha1.StepFailed, v1alpha1.ReasonRoutingFailed, why, f.at
+	f.end(Ending{
+		Phase: v1alpha1.RunFailed, Reason: v1alpha1.ReasonRoutingFailed, FailedStep: f.p.steps[i].id, Message: why + "; " + missing,
+	})
 }
 
 // verdict is what became of an answer.

@@ -46,12 +46,19 @@ func (p *Plan) candidates(st *step, state *StepState) []string {
 	case !st.routed:
 		return []string{st.agent}
 	}
-	for i := range p.routing.Capabilities {
-		if c := &p.routing.Capabilities[i]; c.ID == state.Selected {
-			return c.Agents
-		}
+	if c := p.capability(state.Selected); c != nil && len(c.Agents) > 0 {
+		return c.Agents
 	}
 	return []string{p.routing.Fallback}
+}
+
+// capability is the choice of a router with an id, or nil.
+func (p *Plan) capability(id string) *v1alpha1.RunCapability {
+	i := slices.IndexFunc(p.routing.Capabilities, func(c v1alpha1.RunCapability) bool { return c.ID == id && id != "" })
+	if i < 0 {
+		return nil
+	}
+	return &p.routing.Capabilities[i]
 }
 
 // pick chooses among agents: the committed choice; else one that is ready, has the least to do, and comes first by name.

@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"fmt"
+	"maps"
 	"strings"
 	"unicode/utf8"
 
@@ -172,9 +173,7 @@ func (p *Plan) prompt(s *State, st *step, item int) (string, error) {
 func (p *Plan) childInput(s *State, st *step, item int, feedback string) (v1alpha1.Values, error) {
 	out := map[string]any{}
 	if len(st.inputs) == 0 {
-		for k, v := range p.input {
-			out[k] = v
-		}
+		maps.Copy(out, p.input)
 	}
 	in, err := p.sceneOf(s, st, item)
 	if err != nil {

@@ -47,8 +47,7 @@ func (s *subject) checkTemplate(path, source string, in scope) []Finding {
 }
 
 func templateFailure(path string, err error) Finding {
-	var at *template.Error
-	if errors.As(err, &at) {
+	if at, ok := errors.AsType[*template.Error](err); ok {
 		return failure(path, "line %d, column %d: %v", at.Line, at.Column, at.Err)
 	}
 	return failure(path, "%v", err)

@@ -2,11 +2,11 @@ package openai
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"strings"
 
 	"arkonis.dev/ark/pkg/llm"
+	"arkonis.dev/ark/pkg/llm/exchange"
 	"arkonis.dev/ark/pkg/task"
 )
 
@@ -20,6 +20,7 @@ type answer struct {
 	usage                    *task.Usage
 	model, id                string
 	onChunk                  func(llm.Chunk)
+	told                     func(exchange.Said) *llm.Error
 }
 
 type partCall struct {
@@ -27,30 +28,31 @@ type partCall struct {
 	arguments strings.Builder
 }
 
-// toldError is an error that the server told in the middle of a good answer.
-type toldError struct{ serverError }
+// Begun says that something of an answer has arrived.
+func (a *answer) Begun() bool { return a.size > 0 || a.id != "" || a.model != "" }
 
-func (e *toldError) Error() string { return e.Message }
+// Finished says that the finish reason has arrived.
+func (a *answer) Finished() bool { return a.finish != "" }
 
-var errNoAnswer = errors.New("not an answer of chat completions")
+// Add takes in one piece. The end of a stream is no piece of its own.
+func (a *answer) Add(b []byte) (done bool, err error) { return false, a.add(b) }
 
-// add takes one piece in. The error is a *toldError, errTooMuch, or wraps errNoAnswer.
 func (a *answer) add(b []byte) error {
 	var p piece
 	if err := json.Unmarshal(b, &p); err != nil {
-		return fmt.Errorf("%w: %w", errNoAnswer, err)
+		return fmt.Errorf("%w: %w", exchange.ErrNoAnswer, err)
 	}
-	if !null(p.Error) {
-		return &toldError{errorOf(p.Error)}
+	if !exchange.Null(p.Error) {
+		return a.told(exchange.ErrorOf(p.Error))
 	}
-	if str(p.Object) == "error" {
-		return &toldError{errorOf(b)}
+	if exchange.Text(p.Object) == "error" {
+		return a.told(exchange.ErrorOf(b))
 	}
 	if a.id == "" {
-		a.id = bounded(str(p.ID))
+		a.id = exchange.Name(p.ID)
 	}
 	if a.model == "" {
-		a.model = bounded(str(p.Model))
+		a.model = exchange.Name(p.Model)
 	}
 	if u, ok := usageOf(p.Usage); ok {
 		a.usage = &u
@@ -62,9 +64,6 @@ func (a *answer) add(b []byte) error {
 	}
 	return nil
 }
-
-// bounded keeps names that a server makes up small.
-func bounded(s string) string { return s[:min(len(s), 256)] }
 
 func (a *answer) choose(c *choice) error {
 	if c.Index != 0 {
@@ -79,12 +78,12 @@ func (a *answer) choose(c *choice) error {
 			return err
 		}
 	}
-	switch f := str(c.FinishReason); f {
+	switch f := exchange.Name(c.FinishReason); f {
 	case "":
 	case "error":
-		return &toldError{errorOf(c.Error)}
+		return a.told(exchange.ErrorOf(c.Error))
 	default:
-		a.finish = bounded(f)
+		a.finish = f
 	}
 	return nil
 }
@@ -110,22 +109,22 @@ func (a *answer) content(c *content) error {
 }
 
 func (a *answer) grow(n int) error {
-	if a.size += n; a.size > MaxAnswer {
-		return errTooMuch
+	if a.size += n; a.size > exchange.MaxAnswer {
+		return exchange.ErrTooMuch
 	}
 	return nil
 }
 
 func (a *answer) fragment(f *toolFragment) error {
-	id, name, args := str(f.ID), str(f.Function.Name), argumentsOf(f.Function.Arguments)
+	id, name, args := exchange.Text(f.ID), exchange.Text(f.Function.Name), argumentsOf(f.Function.Arguments)
 	if err := a.grow(len(id) + len(name) + len(args)); err != nil {
 		return err
 	}
 	c := a.callOf(f.Index, id, name)
 	if c == nil {
 		c = &partCall{}
-		if len(a.calls) == MaxToolCalls {
-			return errTooMuch
+		if len(a.calls) == exchange.MaxToolCalls {
+			return exchange.ErrTooMuch
 		}
 		a.calls = append(a.calls, c)
 		if f.Index != nil {
@@ -207,18 +206,9 @@ func (a *answer) toolCalls(req llm.Request) []llm.ToolCall {
 		return nil
 	}
 	out := make([]llm.ToolCall, 0, len(a.calls))
-	seen := make(map[string]bool, len(a.calls))
-	for i, c := range a.calls {
-		id := c.id
-		for n := i; id == "" || seen[id]; n += MaxToolCalls {
-			id = callID(req, n)
-		}
-		seen[id] = true
-		args := c.arguments.String()
-		if strings.TrimSpace(args) == "" {
-			args = "{}"
-		}
-		out = append(out, llm.ToolCall{ID: id, Name: c.name, Arguments: args})
+	for _, c := range a.calls {
+		out = append(out, llm.ToolCall{ID: c.id, Name: c.name, Arguments: c.arguments.String()})
 	}
+	llm.CompleteCalls(req, out)
 	return out
 }

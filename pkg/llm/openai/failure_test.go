@@ -19,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"arkonis.dev/ark/pkg/llm"
+	"arkonis.dev/ark/pkg/llm/exchange"
 	"arkonis.dev/ark/pkg/llm/modelserver"
 	"arkonis.dev/ark/pkg/llm/openai"
 	"arkonis.dev/ark/pkg/task"
@@ -100,11 +101,11 @@ func TestRefusals(t *testing.T) {
 		},
 		"429 with a Retry-After of a year": {
 			modelserver.Reply{Status: 429, Error: "slow down", RetryAfter: "31536000"},
-			llm.Error{Code: task.CodeRateLimited, Retry: true, RetryAfter: openai.MaxRetryAfter, Message: `model server SERVER answered 429 Too Many Requests: "slow down"; wait, or run fewer tasks at once`},
+			llm.Error{Code: task.CodeRateLimited, Retry: true, RetryAfter: exchange.MaxRetryAfter, Message: `model server SERVER answered 429 Too Many Requests: "slow down"; wait, or run fewer tasks at once`},
 		},
 		"429 with a Retry-After date far away": {
 			modelserver.Reply{Status: 429, Error: "slow down", RetryAfter: "Fri, 01 Jan 2100 00:00:00 GMT"},
-			llm.Error{Code: task.CodeRateLimited, Retry: true, RetryAfter: openai.MaxRetryAfter, Message: `model server SERVER answered 429 Too Many Requests: "slow down"; wait, or run fewer tasks at once`},
+			llm.Error{Code: task.CodeRateLimited, Retry: true, RetryAfter: exchange.MaxRetryAfter, Message: `model server SERVER answered 429 Too Many Requests: "slow down"; wait, or run fewer tasks at once`},
 		},
 		"429 with a Retry-After of nonsense": {
 			modelserver.Reply{Status: 429, Error: "slow down", RetryAfter: "NaN"},
@@ -112,7 +113,7 @@ func TestRefusals(t *testing.T) {
 		},
 		"429 with an overflow": {
 			modelserver.Reply{Status: 429, Error: "slow down", RetryAfter: "1e999"},
-			llm.Error{Code: task.CodeRateLimited, Retry: true, RetryAfter: openai.MaxRetryAfter, Message: `model server SERVER answered 429 Too Many Requests: "slow down"; wait, or run fewer tasks at once`},
+			llm.Error{Code: task.CodeRateLimited, Retry: true, RetryAfter: exchange.MaxRetryAfter, Message: `model server SERVER answered 429 Too Many Requests: "slow down"; wait, or run fewer tasks at once`},
 		},
 		"429 without credit": {
 			modelserver.Reply{Status: 429, Error: "You exceeded your current quota", Code: "insufficient_quota", RetryAfter: "3"},
@@ -203,7 +204,7 @@ func TestBrokenAnswers(t *testing.T) {
 		"1 GiB in a line":           {modelserver.Reply{Fault: modelserver.FaultLine}, tooMuch},
 		"1 GiB from a gzip bomb":    {modelserver.Reply{Fault: modelserver.FaultBomb}, tooMuch},
 		"headers without an end":    {modelserver.Reply{Fault: modelserver.FaultHeaders}, llm.Error{Code: task.CodeProviderFailed, Retry: again, Unknown: true, Message: `model server SERVER broke the connection: "net/http: HTTP/1.x transport connection broken: net/http: server response headers exceeded 262144 bytes; aborted"`}},
-		"too many tool calls":       {modelserver.Reply{Tools: make([]modelserver.Use, openai.MaxToolCalls+1)}, tooMuch},
+		"too many tool calls":       {modelserver.Reply{Tools: make([]modelserver.Use, exchange.MaxToolCalls+1)}, tooMuch},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

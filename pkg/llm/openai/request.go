@@ -1,44 +1,53 @@
 package openai
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"strconv"
-	"strings"
 
 	openaisdk "github.com/openai/openai-go/v3"
 	"github.com/openai/openai-go/v3/option"
 	"github.com/openai/openai-go/v3/shared"
 
 	"arkonis.dev/ark/pkg/llm"
+	"arkonis.dev/ark/pkg/llm/exchange"
+	"arkonis.dev/ark/pkg/llm/structured"
 )
+
+// dialect is OpenAI's structured output, which the grammars of compatible servers know as well.
+var dialect = structured.Dialect{
+	Keywords: []string{
+		"$defs", "$ref", "$schema", "additionalProperties", "anyOf", "const", "definitions", "description", "enum",
+		"exclusiveMaximum", "exclusiveMinimum", "format", "items", "maxItems", "maximum", "minItems", "minimum", "multipleOf",
+		"pattern", "properties", "required", "title", "type",
+	},
+	Open:  true,
+	Depth: 10,
+}
 
 // outgoing is a request as it goes to the server.
 type outgoing struct {
 	params    openaisdk.ChatCompletionNewParams
 	opts      []option.RequestOption
-	used      features // what it asks for and the server may refuse
-	lost      features // what it would have asked for, had the server not refused it before
-	sentLimit string   // the name of the token limit
+	used      exchange.Features // what it asks for and the server may refuse
+	lost      exchange.Features // what it would have asked for, had the server not refused it before
+	sentLimit string            // the name of the token limit
 }
 
 // newOutgoing translates a request for a server that refuses without. newName says that the limit's default name is
 // max_completion_tokens.
-func newOutgoing(req llm.Request, without features, newName bool) (*outgoing, error) {
+func newOutgoing(req llm.Request, without exchange.Features, newName bool) (*outgoing, error) {
 	o := &outgoing{}
 	o.params.Model = req.Model
 	msgs := req.Messages
 	if without&tools != 0 {
-		msgs = spoken(msgs)
+		msgs = llm.Spoken(msgs)
 	}
 	if err := o.setTools(req, without); err != nil {
 		return nil, err
 	}
 	if len(req.Schema) > 0 {
 		if o.setFormat(req, without) {
-			msgs = instructed(msgs, llm.SchemaInstruction(req.Schema))
+			msgs = llm.Instructed(msgs, llm.SchemaInstruction(req.Schema))
 		}
 	}
 	o.params.Messages = make([]openaisdk.ChatCompletionMessageParamUnion, 0, len(msgs))
@@ -59,7 +68,7 @@ func newOutgoing(req llm.Request, without features, newName bool) (*outgoing, er
 	return o, nil
 }
 
-func (o *outgoing) setTools(req llm.Request, without features) error {
+func (o *outgoing) setTools(req llm.Request, without exchange.Features) error {
 	if len(req.Tools) == 0 {
 		return nil
 	}
@@ -86,10 +95,10 @@ func (o *outgoing) setTools(req llm.Request, without features) error {
 }
 
 // setFormat asks for the schema in the server's own way and reports whether it must also be asked for in words.
-func (o *outgoing) setFormat(req llm.Request, without features) (words bool) {
-	schema, fit := expressible(req.Schema)
+func (o *outgoing) setFormat(req llm.Request, without exchange.Features) (words bool) {
+	schema, fit := dialect.Express(req.Schema)
 	switch {
-	case fit == fitNone, len(o.params.Tools) > 0:
+	case fit == structured.None, len(o.params.Tools) > 0:
 		return true
 	case without&format != 0:
 		o.lost |= format
@@ -99,11 +108,11 @@ func (o *outgoing) setFormat(req llm.Request, without features) (words bool) {
 	o.params.ResponseFormat.OfJSONSchema = &shared.ResponseFormatJSONSchemaParam{
 		JSONSchema: shared.ResponseFormatJSONSchemaJSONSchemaParam{
 			Name:   "answer",
-			Strict: openaisdk.Bool(fit == fitStrict),
+			Strict: openaisdk.Bool(fit == structured.Strict),
 			Schema: schema,
 		},
 	}
-	return fit != fitStrict
+	return fit != structured.Strict
 }
 
 func (o *outgoing) setLimit(n int64, newName bool) {
@@ -115,7 +124,7 @@ func (o *outgoing) setLimit(n int64, newName bool) {
 	o.params.MaxTokens, o.sentLimit = openaisdk.Int(n), "max_tokens"
 }
 
-func (o *outgoing) setStream(without features) {
+func (o *outgoing) setStream(without exchange.Features) {
 	if without&streaming != 0 {
 		o.lost |= streaming
 		return
@@ -153,87 +162,11 @@ func assistant(m llm.Message) openaisdk.ChatCompletionMessageParamUnion {
 			OfFunction: &openaisdk.ChatCompletionMessageFunctionToolCallParam{
 				ID: c.ID,
 				Function: openaisdk.ChatCompletionMessageFunctionToolCallFunctionParam{
-					Name:      sentName(c.Name),
-					Arguments: sentArguments(c.Arguments),
+					Name:      llm.SafeName(c.Name),
+					Arguments: llm.SafeArguments(c.Arguments),
 				},
 			},
 		})
 	}
 	return openaisdk.ChatCompletionMessageParamUnion{OfAssistant: &a}
-}
-
-// sentName makes a name that servers take out of the one that a model invented: they would refuse the conversation.
-func sentName(name string) string {
-	const limit = 64
-	name = strings.Map(func(r rune) rune {
-		if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '_' || r == '-' {
-			return r
-		}
-		return '_'
-	}, name)
-	if name == "" {
-		return "unknown"
-	}
-	return name[:min(len(name), limit)]
-}
-
-// sentArguments are a JSON object even where the model wrote something else: servers parse them.
-func sentArguments(args string) string {
-	var object map[string]json.RawMessage
-	if json.Unmarshal([]byte(args), &object) == nil && object != nil {
-		return args
-	}
-	if strings.TrimSpace(args) == "" {
-		return "{}"
-	}
-	b, err := json.Marshal(map[string]string{"invalid_arguments": args})
-	if err != nil {
-		return "{}"
-	}
-	return string(b)
-}
-
-// spoken tells a conversation with tools in words, for a server that knows no tools.
-func spoken(msgs []llm.Message) []llm.Message {
-	out := make([]llm.Message, 0, len(msgs))
-	for _, m := range msgs {
-		switch {
-		case m.Role == llm.RoleTool:
-			m = llm.Message{Role: llm.RoleUser, Text: "Result of tool " + m.ToolName + ":\n" + m.Text}
-		case len(m.ToolCalls) > 0:
-			var b strings.Builder
-			b.WriteString(m.Text)
-			for _, c := range m.ToolCalls {
-				if b.Len() > 0 {
-					b.WriteByte('\n')
-				}
-				b.WriteString("Called tool " + c.Name + " with " + c.Arguments)
-			}
-			m = llm.Message{Role: llm.RoleAssistant, Text: b.String()}
-		}
-		out = append(out, m)
-	}
-	return out
-}
-
-// instructed adds an instruction to the first system message, or puts one in front.
-func instructed(msgs []llm.Message, text string) []llm.Message {
-	out := make([]llm.Message, 0, len(msgs)+1)
-	if len(msgs) == 0 || msgs[0].Role != llm.RoleSystem {
-		out = append(out, llm.Message{Role: llm.RoleSystem, Text: text})
-		return append(out, msgs...)
-	}
-	out = append(out, msgs...)
-	if out[0].Text != "" {
-		text = out[0].Text + "\n\n" + text
-	}
-	out[0].Text = text
-	return out
-}
-
-// callID makes up the id of a tool call: the same for the same call, nine letters and digits as the strictest servers
-// demand.
-func callID(req llm.Request, n int) string {
-	h := sha256.Sum256([]byte(req.Key + "\x00" + strconv.Itoa(len(req.Messages)) + "\x00" + strconv.Itoa(n)))
-	return "c" + hex.EncodeToString(h[:4])
 }

@@ -2,9 +2,9 @@ package openai
 
 import (
 	"encoding/json"
-	"math"
 	"strings"
 
+	"arkonis.dev/ark/pkg/llm/exchange"
 	"arkonis.dev/ark/pkg/task"
 )
 
@@ -46,22 +46,10 @@ type toolFragment struct {
 	} `json:"function"`
 }
 
-// null says that a raw field is not there.
-func null(raw json.RawMessage) bool { return len(raw) == 0 || string(raw) == "null" }
-
-// str is a raw field as a string; what is no string is "".
-func str(raw json.RawMessage) string {
-	var s string
-	if len(raw) == 0 || raw[0] != '"' || json.Unmarshal(raw, &s) != nil {
-		return ""
-	}
-	return s
-}
-
 // textOf is a text that came as a string or as a list of parts.
 func textOf(raw json.RawMessage) string {
 	if len(raw) == 0 || raw[0] != '[' {
-		return str(raw)
+		return exchange.Text(raw)
 	}
 	var parts []struct {
 		Text json.RawMessage `json:"text"`
@@ -71,7 +59,7 @@ func textOf(raw json.RawMessage) string {
 	}
 	var b strings.Builder
 	for _, p := range parts {
-		b.WriteString(str(p.Text))
+		b.WriteString(exchange.Text(p.Text))
 	}
 	return b.String()
 }
@@ -79,10 +67,10 @@ func textOf(raw json.RawMessage) string {
 // argumentsOf are arguments that came as a string, or as the object itself.
 func argumentsOf(raw json.RawMessage) string {
 	switch {
-	case null(raw):
+	case exchange.Null(raw):
 		return ""
 	case raw[0] == '"':
-		return str(raw)
+		return exchange.Text(raw)
 	default:
 		return string(raw)
 	}
@@ -113,7 +101,7 @@ type usageWire struct {
 // a thousand billion tokens. Tokens that only the total knows are output, as reasoning that a server counts apart.
 func usageOf(raw json.RawMessage) (u task.Usage, ok bool) {
 	var w usageWire
-	if null(raw) || json.Unmarshal(raw, &w) != nil || !believable(w.Prompt) || !believable(w.Completion) || w.Prompt == 0 {
+	if exchange.Null(raw) || json.Unmarshal(raw, &w) != nil || !believable(w.Prompt) || !believable(w.Completion) || w.Prompt == 0 {
 		return task.Usage{}, false
 	}
 	u = task.Usage{InputTokens: int64(w.Prompt), OutputTokens: int64(w.Completion)}
@@ -129,87 +117,7 @@ func usageOf(raw json.RawMessage) (u task.Usage, ok bool) {
 	return u, true
 }
 
-func believable(n float64) bool { return !math.IsNaN(n) && n >= 0 && n < 1e12 }
-
-// serverError is what a server says about a failure, whatever form it chose.
-type serverError struct {
-	Message string
-	Code    string
-	Type    string
-	Param   string
-	Number  int // a code that is a number, often an HTTP status
-}
-
-// parseError reads an error from a body: {"error": {...}}, {"error": "..."}, {"object": "error", "message": ...},
-// {"detail": ...} or plain text.
-func parseError(b []byte) serverError {
-	var top struct {
-		Error   json.RawMessage `json:"error"`
-		Detail  json.RawMessage `json:"detail"`
-		Message json.RawMessage `json:"message"`
-	}
-	if json.Unmarshal(b, &top) != nil {
-		return serverError{Message: string(b)}
-	}
-	switch {
-	case !null(top.Error):
-		return errorOf(top.Error)
-	case !null(top.Detail):
-		return detailOf(top.Detail)
-	case !null(top.Message):
-		return errorOf(b)
-	default:
-		return serverError{Message: string(b)}
-	}
-}
-
-func errorOf(raw json.RawMessage) serverError {
-	if null(raw) {
-		return serverError{Message: "an error without a word about it"}
-	}
-	if s := str(raw); s != "" {
-		return serverError{Message: s}
-	}
-	var w struct {
-		Message json.RawMessage `json:"message"`
-		Code    json.RawMessage `json:"code"`
-		Type    json.RawMessage `json:"type"`
-		Param   json.RawMessage `json:"param"`
-	}
-	if json.Unmarshal(raw, &w) != nil {
-		return serverError{Message: string(raw)}
-	}
-	se := serverError{Message: str(w.Message), Code: str(w.Code), Type: str(w.Type), Param: str(w.Param)}
-	if json.Unmarshal(w.Code, &se.Number) != nil {
-		se.Number = 0
-	}
-	if se.Message == "" {
-		se.Message = string(raw)
-	}
-	return se
-}
-
-// detailOf reads the errors of FastAPI: a text, or a list of what is wrong where.
-func detailOf(raw json.RawMessage) serverError {
-	if s := str(raw); s != "" {
-		return serverError{Message: s}
-	}
-	var list []struct {
-		Loc  []any  `json:"loc"`
-		Msg  string `json:"msg"`
-		Type string `json:"type"`
-	}
-	if json.Unmarshal(raw, &list) != nil || len(list) == 0 {
-		return serverError{Message: string(raw)}
-	}
-	var path []string
-	for _, l := range list[0].Loc {
-		if s, ok := l.(string); ok && s != "body" {
-			path = append(path, s)
-		} else if !ok {
-			path = append(path, "[]")
-		}
-	}
-	where := strings.Join(path, ".")
-	return serverError{Message: where + ": " + list[0].Msg, Type: list[0].Type, Param: where}
+func believable(n float64) bool {
+	_, ok := exchange.Tokens(n)
+	return ok
 }

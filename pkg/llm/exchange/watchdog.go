@@ -1,4 +1,4 @@
-package openai
+package exchange
 
 import (
 	"compress/gzip"
@@ -12,8 +12,10 @@ import (
 )
 
 var (
+	// ErrTooMuch says that an answer is larger than any model's.
+	ErrTooMuch = errors.New("the answer is larger than any model's")
+
 	errIdle    = errors.New("the server was silent for too long")
-	errTooMuch = errors.New("the answer is larger than any model's")
 	errEncoded = errors.New("the answer is encoded in a way that was not asked for")
 )
 
@@ -70,7 +72,7 @@ func newBody(res *http.Response, limit int64, dog *watchdog) (*body, error) {
 
 func (b *body) Read(p []byte) (int, error) {
 	if b.left <= 0 {
-		return 0, errTooMuch
+		return 0, ErrTooMuch
 	}
 	n, err := b.r.Read(p[:min(int64(len(p)), b.left)])
 	b.left -= int64(n)

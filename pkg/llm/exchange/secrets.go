@@ -1,4 +1,4 @@
-package openai
+package exchange
 
 import (
 	"net/url"
@@ -53,7 +53,10 @@ func (s secrets) hide(text string) string {
 	return keyLike.ReplaceAllString(text, "[hidden]")
 }
 
-// excerpt is a bounded, one-line, printable part of what a server wrote, without secrets.
+// Excerpt is a bounded, one-line, printable part of what a server wrote, without secrets.
+func (s *Server) Excerpt(text string) string { return s.secrets.excerpt(text) }
+
+// excerpt is a bounded, one-line, printable part of a text, without secrets.
 func (s secrets) excerpt(text string) string {
 	const work = 4 << 10 // enough for the excerpt and a secret that would straddle its end
 	if len(text) > work {

@@ -1,4 +1,4 @@
-package openai
+package exchange
 
 import (
 	"bufio"
@@ -7,10 +7,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
+
+	"arkonis.dev/ark/pkg/llm"
 )
 
-// errCut says that the server ended its answer before it was whole.
-var errCut = errors.New("the answer ends in the middle")
+var (
+	// ErrNoAnswer says that what arrived is no answer of the protocol.
+	ErrNoAnswer = errors.New("not an answer of a model")
+
+	errCut = errors.New("the answer ends in the middle")
+)
 
 const headLimit = 2 << 10 // bytes of a body kept for the error's excerpt
 
@@ -20,12 +26,12 @@ type reader struct {
 	line    []byte
 	pending []byte // data lines of an event that is not yet whole
 	head    []byte // the beginning of the body, for errors
-	answer  *answer
+	answer  Answer
 	// finished is called once, when the finish reason has arrived.
 	finished func()
 }
 
-func newReader(r io.Reader, a *answer, finished func()) *reader {
+func newReader(r io.Reader, a Answer, finished func()) *reader {
 	return &reader{br: bufio.NewReaderSize(r, 16<<10), answer: a, finished: finished}
 }
 
@@ -45,15 +51,15 @@ func (r *reader) read() error {
 }
 
 func (r *reader) end(err error) error {
-	var told *toldError
+	_, told := errors.AsType[*llm.Error](err)
 	switch {
-	case errors.As(err, &told), errors.Is(err, errTooMuch), errors.Is(err, errNoAnswer):
+	case told, errors.Is(err, ErrTooMuch), errors.Is(err, ErrNoAnswer):
 		return err
-	case r.answer.finish != "":
+	case r.answer.Finished():
 		return nil
 	case err == nil, errors.Is(err, io.EOF):
-		if r.answer.size == 0 && r.answer.id == "" && r.answer.model == "" && len(bytes.TrimSpace(r.head)) > 0 && !r.sawData() {
-			return errNoAnswer
+		if !r.answer.Begun() && len(bytes.TrimSpace(r.head)) > 0 && !r.sawData() {
+			return ErrNoAnswer
 		}
 		return errCut
 	default:
@@ -83,8 +89,8 @@ func (r *reader) object() error {
 	b, err := io.ReadAll(io.LimitReader(r.br, 2*MaxAnswer+1))
 	r.keepHead(b)
 	switch {
-	case errors.Is(err, errTooMuch), len(b) > 2*MaxAnswer:
-		return errTooMuch
+	case errors.Is(err, ErrTooMuch), len(b) > 2*MaxAnswer:
+		return ErrTooMuch
 	case err != nil && !json.Valid(b):
 		return err
 	case !json.Valid(b):
@@ -92,12 +98,12 @@ func (r *reader) object() error {
 		if e := json.Unmarshal(b, new(json.RawMessage)); errors.As(e, &syntax) && int(syntax.Offset) >= len(b) {
 			return errCut
 		}
-		return errNoAnswer
+		return ErrNoAnswer
 	}
-	if err := r.answer.add(b); err != nil {
+	if _, err := r.answer.Add(b); err != nil {
 		return err
 	}
-	if r.answer.finish == "" {
+	if !r.answer.Finished() {
 		return errCut
 	}
 	return nil
@@ -112,52 +118,52 @@ func (r *reader) next() (done bool, err error) {
 	value = bytes.TrimPrefix(value, []byte(" "))
 	switch {
 	case len(bytes.TrimSpace(line)) == 0:
-		err = r.dispatch()
+		done, err = r.dispatch()
 	case string(name) == "data" && len(r.pending) == 0 && bytes.HasPrefix(value, []byte("[DONE]")):
 		return true, nil
 	case string(name) == "data":
-		err = r.data(value)
+		done, err = r.data(value)
 	}
-	if readErr == nil || err != nil {
-		return false, err
+	if readErr == nil || done || err != nil {
+		return done, err
 	}
-	if err = r.dispatch(); err == nil || errors.Is(err, errNoAnswer) {
+	if done, err = r.dispatch(); !done && err == nil || errors.Is(err, ErrNoAnswer) {
 		err = readErr // the last event has lost its end
 	}
-	return false, err
+	return done, err
 }
 
 // data takes in one data line. Nearly always it is a whole piece.
-func (r *reader) data(value []byte) error {
+func (r *reader) data(value []byte) (done bool, err error) {
 	if len(r.pending) == 0 && json.Valid(value) {
 		return r.add(value)
 	}
 	if len(r.pending)+len(value) > MaxAnswer {
-		return errTooMuch
+		return false, ErrTooMuch
 	}
 	r.pending = append(append(r.pending, value...), '\n')
-	return nil
+	return false, nil
 }
 
-func (r *reader) dispatch() error {
+func (r *reader) dispatch() (done bool, err error) {
 	if len(bytes.TrimSpace(r.pending)) == 0 {
 		r.pending = r.pending[:0]
-		return nil
+		return false, nil
 	}
 	b := r.pending
 	r.pending = nil
 	return r.add(b)
 }
 
-func (r *reader) add(b []byte) error {
-	before := r.answer.finish
-	if err := r.answer.add(b); err != nil {
-		return err
+func (r *reader) add(b []byte) (done bool, err error) {
+	before := r.answer.Finished()
+	if done, err = r.answer.Add(b); err != nil {
+		return false, err
 	}
-	if before == "" && r.answer.finish != "" {
+	if !before && r.answer.Finished() {
 		r.finished()
 	}
-	return nil
+	return done, nil
 }
 
 // readLine reads a line with its end; the slice is good until the next call. The error io.EOF comes with the rest.
@@ -169,7 +175,7 @@ func (r *reader) readLine() ([]byte, error) {
 			return b, nil
 		}
 		if len(r.line)+len(b) > MaxAnswer {
-			return nil, fmt.Errorf("read a line: %w", errTooMuch)
+			return nil, fmt.Errorf("read a line: %w", ErrTooMuch)
 		}
 		r.line = append(r.line, b...)
 		if !errors.Is(err, bufio.ErrBufferFull) {

@@ -293,3 +293,12 @@ func TestScalarsAsKubectl(t *testing.T) {
 		require.Equal(t, string(want["v"]), got, s)
 	}
 }
+
+// What ark brings along loads without a note.
+func TestSamplesLoad(t *testing.T) {
+	t.Parallel()
+	set, err := manifest.Load(t.Context(), manifest.Sources{Paths: []string{"../../deploy/samples"}})
+	require.NoError(t, err)
+	require.NotEmpty(t, set.Teams)
+	require.Empty(t, set.Notes)
+}

@@ -32,10 +32,10 @@ func TestScenarios(t *testing.T) {
 			var want *txtar.File
 			var got strings.Builder
 			for i, f := range archive.Files {
-				switch {
-				case f.Name == "data.json":
+				switch f.Name {
+				case "data.json":
 					values = data(t, string(f.Data))
-				case f.Name == "want":
+				case "want":
 					want = &archive.Files[i]
 				default:
 					fmt.Fprintf(&got, "== %s\n%s\n", f.Name, render(f.Name, string(f.Data), values))

@@ -166,6 +166,21 @@ func (q *Queue) Results(ctx context.Context, runUID string, record func(Record) 
 	return nil
 }
 
+// unfollow removes a reader's consumer. Without it the server keeps it for a while, and a process that follows many
+// runs one after another reaches the limit of consumers.
+func (q *Queue) unfollow(ctx context.Context, c jetstream.Consumer) {
+	info := c.CachedInfo()
+	if info == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), unfollowTimeout)
+	defer cancel()
+	// When it fails, the inactivity threshold removes the consumer.
+	_ = q.js.DeleteConsumer(ctx, StreamResults, info.Name)
+}
+
+const unfollowTimeout = time.Second
+
 func (q *Queue) follow(ctx context.Context, runUID string, record func(Record) error, caughtUp func() error) error {
 	filters := []string{of("result", runUID), of("delegated", runUID)}
 	c, err := q.js.OrderedConsumer(ctx, StreamResults, jetstream.OrderedConsumerConfig{
@@ -180,6 +195,7 @@ func (q *Queue) follow(ctx context.Context, runUID string, record func(Record) e
 	if err != nil {
 		return err
 	}
+	defer q.unfollow(ctx, c)
 	defer iter.Stop()
 	caughtUp = once(caughtUp)
 	if info := c.CachedInfo(); info != nil && info.NumPending == 0 {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/nats-io/nuid"
 	"golang.org/x/sync/errgroup"
@@ -96,9 +97,13 @@ func common(a, b [][]byte) int {
 
 // sendPending sends the pending append until it is decided.
 func (s *Session) sendPending(ctx context.Context) error {
+	p := s.pending
+	limit := min(settleLimit, s.client.poll)
+	if slices.ContainsFunc(p.entries, func(e Entry) bool { return e.Intent != nil }) {
+		limit = s.client.poll
+	}
 	for {
-		wait := untilEnd(ctx)
-		p := s.pending
+		wait := untilEnd(ctx, limit)
 		var reply appendReply
 		err := s.ask(ctx, verbAppend, appendRequest{s.holder, p.n, p.id, wait.Milliseconds(), p.entries}, &reply, wait)
 		switch {

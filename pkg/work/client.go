@@ -29,10 +29,16 @@ const (
 )
 
 // Client asks the work service on behalf of agents.
-type Client struct{ nc *nats.Conn }
+type Client struct {
+	nc      *nats.Conn
+	timeout time.Duration // answerTimeout
+	poll    time.Duration // pollLimit
+}
 
 // NewClient makes a client on a connection, which stays the caller's.
-func NewClient(nc *nats.Conn) *Client { return &Client{nc: nc} }
+func NewClient(nc *nats.Conn) *Client {
+	return &Client{nc: nc, timeout: answerTimeout, poll: pollLimit}
+}
 
 // TakeOver takes a task over that the caller got from the queue: from now on the caller alone appends to its journal.
 //
@@ -108,7 +114,7 @@ func (s *Session) Delegate(ctx context.Context, call, role, prompt string) (*tas
 // Await waits for the result of delegated work until the context ends.
 func (s *Session) Await(ctx context.Context, childID string) (*task.Result, error) {
 	for {
-		wait := untilEnd(ctx)
+		wait := untilEnd(ctx, s.client.poll)
 		var reply awaitReply
 		if err := s.ask(ctx, verbAwait, awaitRequest{s.holder, childID, wait.Milliseconds()}, &reply, wait); err != nil {
 			return nil, fmt.Errorf("wait for task %s: %w", childID, err)
@@ -147,12 +153,12 @@ func (s *Session) ask(ctx context.Context, verb string, request, reply any, wait
 }
 
 // untilEnd is how long the service is to wait at most: until the context ends, or it is time to ask again.
-func untilEnd(ctx context.Context) time.Duration {
+func untilEnd(ctx context.Context, limit time.Duration) time.Duration {
 	deadline, ok := ctx.Deadline()
 	if !ok {
-		return pollLimit
+		return limit
 	}
-	return max(min(time.Until(deadline), pollLimit), 0)
+	return max(min(time.Until(deadline), limit), time.Millisecond)
 }
 
 // ask sends a request until it is answered. wait is how long the service was told to wait.
@@ -192,7 +198,7 @@ func (c *Client) send(ctx context.Context, m *nats.Msg, wait time.Duration) (*na
 }
 
 func (c *Client) once(ctx context.Context, m *nats.Msg, wait time.Duration) (*nats.Msg, error) {
-	ctx, cancel := context.WithTimeout(ctx, wait+answerTimeout)
+	ctx, cancel := context.WithTimeout(ctx, wait+c.timeout)
 	defer cancel()
 	return c.nc.RequestMsgWithContext(ctx, m)
 }

@@ -37,8 +37,11 @@ const (
 	appendLimit = 256 << 10
 	// pageLimit is how much of a journal one answer carries, in bytes.
 	pageLimit = 512 << 10
-	// pollLimit is how long the service keeps a request that waits before the client has to ask again.
-	pollLimit = 10 * time.Second
+	// pollLimit is how long the service keeps a request that waits for others before the client has to ask again. An
+	// answer that was lost is missed so much later.
+	pollLimit = 3 * time.Second
+	// settleLimit is the same for an append that waits for nobody.
+	settleLimit = time.Second
 )
 
 // holder says which task a request is about and in which epoch the caller holds it.

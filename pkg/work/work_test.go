@@ -285,4 +285,3 @@ func TestHandingBackIsNoCrash(t *testing.T) {
 		require.NoError(t, s.Release(t.Context()))
 	}
 }
-

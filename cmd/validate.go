@@ -34,7 +34,7 @@ one line with its file, line, object and field. FILE is a file, a folder, a URL,
 				} else {
 					faults++
 				}
-				fmt.Fprintf(s.err, "%s: %s\n", kind, f.Finding.String())
+				fmt.Fprintf(s.err, "%s: %s\n", kind, f.String())
 			}
 			if faults > 0 {
 				return &exitError{code: ExitUsage, quiet: true, err: fmt.Errorf("%d errors", faults)}

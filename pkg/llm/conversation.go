@@ -7,9 +7,19 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"arkonis.dev/ark/pkg/task"
 )
 
 // What providers share when they write a conversation for a server, and read its answer.
+
+// Validate says whether a request has what every call needs; nil if it does.
+func (r Request) Validate() *Error {
+	if r.Model == "" || r.MaxTokens <= 0 || len(r.Messages) == 0 {
+		return &Error{Code: task.CodeInternal, Message: "a model call needs a model, messages and a token limit above 0"}
+	}
+	return nil
+}
 
 // Instructed adds an instruction to the first system message, or puts one in front.
 func Instructed(msgs []Message, text string) []Message {

@@ -42,11 +42,14 @@ const (
 type Message struct {
 	Role      Role       `json:"role"`
 	Text      string     `json:"text,omitempty"`
-	Reasoning string     `json:"reasoning,omitempty"` // assistant: shown, never sent back
+	Reasoning string     `json:"reasoning,omitempty"` // assistant: shown, sent back only with Signed
 	ToolCalls []ToolCall `json:"toolCalls,omitempty"` // assistant
 	ToolID    string     `json:"toolID,omitempty"`    // tool: the call that this answers
 	ToolName  string     `json:"toolName,omitempty"`  // tool
 	IsError   bool       `json:"isError,omitempty"`   // tool: the call failed
+	// Signed is what a provider needs to give its server the reasoning back, in a form of its own; assistant. Other
+	// providers leave it alone.
+	Signed json.RawMessage `json:"signed,omitempty"`
 }
 
 // ToolCall is the model's wish to call a tool. Arguments are what the model wrote, not yet checked: they may not be

@@ -37,8 +37,11 @@ func TestInputBound(t *testing.T) {
 		change func(*llm.Request)
 		more   int64
 	}{
-		"text":      {func(r *llm.Request) { r.Messages[0].Text += "\nyou" }, 4},
-		"message":   {func(r *llm.Request) { r.Messages = append(r.Messages, llm.Message{Role: llm.RoleAssistant}) }, 32},
+		"text":    {func(r *llm.Request) { r.Messages[0].Text += "\nyou" }, 4},
+		"message": {func(r *llm.Request) { r.Messages = append(r.Messages, llm.Message{Role: llm.RoleAssistant}) }, 32},
+		"signed reasoning": {func(r *llm.Request) {
+			r.Messages[0].Reasoning, r.Messages[0].Signed = "sent back", json.RawMessage(`{"x":1}`)
+		}, 9 + 7},
 		"reasoning": {func(r *llm.Request) { r.Messages[0].Reasoning = "never sent" }, 0},
 		"tool result": {func(r *llm.Request) {
 			r.Messages[0] = llm.Message{Role: llm.RoleTool, ToolID: "i", ToolName: "n", Text: "a\"\n\x00é"}
@@ -57,4 +60,20 @@ func TestInputBound(t *testing.T) {
 		require.Equal(t, llm.InputBound(base)+c.more, llm.InputBound(req), name)
 	}
 	require.Less(t, len(llm.SchemaInstruction(nil)), 256)
+}
+
+// Claude is told about tools and schemas in words of its server's own, which count.
+func TestInputBoundOfClaude(t *testing.T) {
+	t.Parallel()
+	req := llm.Request{Model: "m", Messages: []llm.Message{{Role: llm.RoleUser, Text: "hello"}}}
+	more := func(change func(*llm.Request)) int64 {
+		other := req
+		change(&other)
+		claude := other
+		claude.Model = "anthropic/Claude-x"
+		return llm.InputBound(claude) - llm.InputBound(other)
+	}
+	require.Zero(t, more(func(*llm.Request) {}))
+	require.Equal(t, int64(1024), more(func(r *llm.Request) { r.Tools = []llm.Tool{{Name: "n"}} }))
+	require.Equal(t, int64(1024), more(func(r *llm.Request) { r.Schema = json.RawMessage(`{}`) }))
 }

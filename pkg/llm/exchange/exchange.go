@@ -57,12 +57,14 @@ const errorBodyLimit = 64 << 10
 // Answer gathers the pieces of one answer. It is used by one goroutine.
 type Answer interface {
 	// Add takes in one piece: the data of an event, or a whole answer that did not stream. done is the server's own
-	// mark of the end. The error is an *llm.Error that the server told, or wraps ErrTooMuch or ErrNoAnswer.
+	// mark of the end. The error is a *Said that the server told, or wraps ErrTooMuch or ErrNoAnswer.
 	Add(piece []byte) (done bool, err error)
-	// Begun says that something of an answer has arrived.
+	// Begun says that something of what the model wrote has arrived.
 	Begun() bool
 	// Finished says that the answer is whole: the reason why it ended has arrived.
 	Finished() bool
+	// Usage is what the server said the whole call used; nil if it has not said so.
+	Usage() *task.Usage
 }
 
 // Middleware wraps a request, in the shape that the vendors' SDKs take.
@@ -72,46 +74,54 @@ type Middleware = func(*http.Request, func(*http.Request) (*http.Response, error
 // unread.
 type Send func(ctx context.Context, once Middleware) (*http.Response, error)
 
-// Refusal is an answer other than 2xx; Server.Refused explains it.
-type Refusal struct {
-	Status int
-	Header http.Header
-	Body   []byte // bounded
+// Call is what a provider knows of one call.
+type Call struct {
+	Model  string
+	Send   Send
+	Answer Answer
+	// Fallback finds out whether what a server said refuses a feature that the request used, and remembers it. The
+	// note says what the next call goes without; "" is none. status is 0 for an error without one.
+	Fallback func(status int, said Said) (note string)
 }
 
-func (r *Refusal) Error() string { return http.StatusText(r.Status) }
+// refusal is an answer other than 2xx.
+type refusal struct {
+	status int
+	header http.Header
+	body   []byte // bounded
+}
+
+func (r *refusal) Error() string { return http.StatusText(r.status) }
 
 // running is one exchange on its way.
 type running struct {
+	Call
 	server  *Server
 	dog     *watchdog
 	dialled atomic.Bool // the transport tells what it does
 	sent    atomic.Bool // something of the request has gone out
 }
 
-// Exchange sends one request and reads its answer. The error is nil for a whole answer, a *Refusal, or an *llm.Error.
-func (s *Server) Exchange(parent context.Context, send Send, a Answer) error {
+// Exchange sends one request and reads its answer. The error is nil for a whole answer.
+func (s *Server) Exchange(parent context.Context, c Call) *llm.Error {
 	if parent.Err() != nil {
 		return s.ended(parent)
 	}
 	ctx, dog := watch(parent, s.idle)
 	defer dog.stop()
-	x := &running{server: s, dog: dog}
-	res, err := send(x.traced(ctx), x.once)
+	x := &running{Call: c, server: s, dog: dog}
+	res, err := c.Send(x.traced(ctx), x.once)
 	if err != nil {
-		if refusal, ok := errors.AsType[*Refusal](err); ok {
-			return refusal
-		}
-		return x.broken(parent, ctx, err, nil)
+		return x.failed(parent, ctx, err, nil)
 	}
 	defer func() { _ = res.Body.Close() }()
 	b, err := newBody(res, MaxBody, dog)
 	if err != nil {
-		return x.broken(parent, ctx, err, nil)
+		return x.failed(parent, ctx, err, nil)
 	}
-	r := newReader(b, a, func() { dog.tighten(s.grace) })
+	r := newReader(b, c.Answer, func() { dog.tighten(s.grace) })
 	if err := r.read(); err != nil {
-		return x.broken(parent, ctx, err, r.head)
+		return x.failed(parent, ctx, err, r.head)
 	}
 	drain(b, dog)
 	return nil
@@ -140,10 +150,10 @@ func (x *running) once(req *http.Request, next func(*http.Request) (*http.Respon
 		return res, err
 	}
 	defer func() { _ = res.Body.Close() }()
-	r := &Refusal{Status: res.StatusCode, Header: res.Header}
+	r := &refusal{status: res.StatusCode, header: res.Header}
 	if b, err := newBody(res, errorBodyLimit, x.dog); err == nil {
 		// Whatever arrived of the explanation is good enough.
-		r.Body, _ = io.ReadAll(b)
+		r.body, _ = io.ReadAll(b)
 	}
 	return nil, r
 }

@@ -30,10 +30,20 @@ func (s *Server) Sentence(what, said, todo string) string {
 	return out
 }
 
-// broken explains a connection or an answer that broke. head is the beginning of the body.
+// failed explains an exchange without a whole answer. head is the beginning of the answer's body.
+func (x *running) failed(parent, ctx context.Context, err error, head []byte) *llm.Error {
+	if r, ok := errors.AsType[*refusal](err); ok {
+		return x.refused(r)
+	}
+	e := x.broken(parent, ctx, err, head)
+	e.Usage = x.Answer.Usage()
+	return e
+}
+
+// broken explains a connection or an answer that broke.
 func (x *running) broken(parent, ctx context.Context, err error, head []byte) *llm.Error {
-	if told, ok := errors.AsType[*llm.Error](err); ok {
-		return told
+	if said, ok := errors.AsType[*Said](err); ok {
+		return x.told(*said)
 	}
 	s := x.server
 	e := &llm.Error{Code: task.CodeProviderFailed, Retry: true}
@@ -99,42 +109,38 @@ func (x *running) unreachable(e *llm.Error, err error) {
 // statusOverloaded is what Anthropic answers when its servers are busy.
 const statusOverloaded = 529
 
-// Fallback finds out whether a server refuses a feature that the request used, and remembers it. The note says what
-// the next call goes without; "" is none.
-type Fallback func(status int, said Said) (note string)
-
-// Refused explains an answer other than 2xx.
-func (s *Server) Refused(r *Refusal, model string, fallback Fallback) *llm.Error {
-	e := s.classify(r.Status, ParseError(r.Body), model, fallback)
-	e.Status = r.Status
+// refused explains an answer other than 2xx.
+func (x *running) refused(r *refusal) *llm.Error {
+	e := x.classify(r.status, ParseError(r.body))
+	e.Status = r.status
 	if e.Retry {
-		e.RetryAfter = retryAfter(r.Header, time.Now())
+		e.RetryAfter = retryAfter(r.header, time.Now())
 	}
 	// Whoever refuses a request has not run it; a server that breaks, or a proxy that waited for one, may have.
-	switch r.Status {
+	switch r.status {
 	case http.StatusNotImplemented, statusOverloaded:
 	default:
-		e.Unknown = r.Status >= 500 || r.Status == http.StatusRequestTimeout
+		e.Unknown = r.status >= 500 || r.status == http.StatusRequestTimeout
 	}
-	if r.Status/100 == 3 {
+	if r.status/100 == 3 {
 		to := "nowhere"
-		if u, err := url.Parse(r.Header.Get("Location")); err == nil && u.Host != "" {
+		if u, err := url.Parse(r.header.Get("Location")); err == nil && u.Host != "" {
 			to = publicURL(u)
 		}
-		e.Message = s.Sentence(fmt.Sprintf("answered %d: it redirects", r.Status), to, "put the address that answers into the base URL")
+		e.Message = x.server.Sentence(fmt.Sprintf("answered %d: it redirects", r.status), to, "put the address that answers into the base URL")
 	}
 	return e
 }
 
-// Told explains an error that came in a 200: nobody knows what ran before it. begun says that a part of the answer had
-// arrived: what was refused then is not the request.
-func (s *Server) Told(said Said, model string, begun bool, fallback Fallback) *llm.Error {
+// told explains an error that came in a 200: nobody knows what ran before it. After a part of the answer, what is
+// refused is not the request.
+func (x *running) told(said Said) *llm.Error {
 	status := 0
 	if said.Number >= 400 && said.Number < 600 {
 		status = said.Number
 	}
-	e := s.classify(status, said, model, fallback)
-	if begun {
+	e := x.classify(status, said)
+	if x.Answer.Begun() {
 		e.Fallback, e.Note = false, ""
 	}
 	e.Status, e.Unknown = http.StatusOK, true
@@ -142,7 +148,7 @@ func (s *Server) Told(said Said, model string, begun bool, fallback Fallback) *l
 }
 
 // classify maps what a server said to a code. status is 0 for an error without one.
-func (s *Server) classify(status int, said Said, model string, fallback Fallback) *llm.Error {
+func (x *running) classify(status int, said Said) *llm.Error {
 	text := strings.ToLower(said.Message + " " + said.Code + " " + said.Type)
 	answered := "answered an error"
 	if status != 0 {
@@ -150,7 +156,7 @@ func (s *Server) classify(status int, said Said, model string, fallback Fallback
 	}
 	e := &llm.Error{}
 	set := func(code task.Code, retry bool, todo string) *llm.Error {
-		e.Code, e.Retry, e.Message = code, retry, s.Sentence(answered, said.Message, todo)
+		e.Code, e.Retry, e.Message = code, retry, x.server.Sentence(answered, said.Message, todo)
 		return e
 	}
 	switch {
@@ -161,7 +167,7 @@ func (s *Server) classify(status int, said Said, model string, fallback Fallback
 	case containsAny(text, filterWords...):
 		return set(task.CodeContentFiltered, false, "change the prompt")
 	}
-	if note := fallback(status, said); note != "" {
+	if note := x.Fallback(status, said); note != "" {
 		e.Fallback, e.Note = true, note
 		return set(task.CodeProviderRefused, true, "the next call goes without it")
 	}
@@ -179,7 +185,7 @@ func (s *Server) classify(status int, said Said, model string, fallback Fallback
 	case status == 0, status >= 500, status == http.StatusRequestTimeout:
 		return set(task.CodeProviderFailed, true, "")
 	case status == http.StatusNotFound:
-		return set(task.CodeProviderRefused, false, "check the model's name "+strconv.Quote(s.Excerpt(model))+" and the base URL, "+s.protocol.URLHint)
+		return set(task.CodeProviderRefused, false, "check the model's name "+strconv.Quote(x.server.Excerpt(x.Model))+" and the base URL, "+x.server.protocol.URLHint)
 	default:
 		return set(task.CodeProviderRefused, false, "")
 	}

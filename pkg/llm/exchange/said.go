@@ -11,8 +11,10 @@ type Said struct {
 	Code    string
 	Type    string
 	Param   string
-	Number  int // a code that is a number, often an HTTP status
+	Number  int // an HTTP status, or another code that is a number
 }
+
+func (s *Said) Error() string { return s.Message }
 
 // ParseError reads an error from a body: {"error": {...}}, {"error": "..."}, {"object": "error", "message": ...},
 // {"detail": ...} or plain text.

@@ -7,8 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-
-	"arkonis.dev/ark/pkg/llm"
 )
 
 var (
@@ -51,7 +49,7 @@ func (r *reader) read() error {
 }
 
 func (r *reader) end(err error) error {
-	_, told := errors.AsType[*llm.Error](err)
+	_, told := errors.AsType[*Said](err)
 	switch {
 	case told, errors.Is(err, ErrTooMuch), errors.Is(err, ErrNoAnswer):
 		return err

@@ -20,7 +20,6 @@ type answer struct {
 	usage                    *task.Usage
 	model, id                string
 	onChunk                  func(llm.Chunk)
-	told                     func(exchange.Said) *llm.Error
 }
 
 type partCall struct {
@@ -28,11 +27,14 @@ type partCall struct {
 	arguments strings.Builder
 }
 
-// Begun says that something of an answer has arrived.
-func (a *answer) Begun() bool { return a.size > 0 || a.id != "" || a.model != "" }
+// Begun says that something of what the model wrote has arrived.
+func (a *answer) Begun() bool { return a.size > 0 }
 
 // Finished says that the finish reason has arrived.
 func (a *answer) Finished() bool { return a.finish != "" }
+
+// Usage is what the server said it used, nil before it said so.
+func (a *answer) Usage() *task.Usage { return a.usage }
 
 // Add takes in one piece. The end of a stream is no piece of its own.
 func (a *answer) Add(b []byte) (done bool, err error) { return false, a.add(b) }
@@ -43,10 +45,10 @@ func (a *answer) add(b []byte) error {
 		return fmt.Errorf("%w: %w", exchange.ErrNoAnswer, err)
 	}
 	if !exchange.Null(p.Error) {
-		return a.told(exchange.ErrorOf(p.Error))
+		return told(p.Error)
 	}
 	if exchange.Text(p.Object) == "error" {
-		return a.told(exchange.ErrorOf(b))
+		return told(b)
 	}
 	if a.id == "" {
 		a.id = exchange.Name(p.ID)
@@ -65,6 +67,12 @@ func (a *answer) add(b []byte) error {
 	return nil
 }
 
+// told is an error in the middle of a good answer.
+func told(raw json.RawMessage) error {
+	said := exchange.ErrorOf(raw)
+	return &said
+}
+
 func (a *answer) choose(c *choice) error {
 	if c.Index != 0 {
 		return nil // only one answer was asked for
@@ -81,7 +89,7 @@ func (a *answer) choose(c *choice) error {
 	switch f := exchange.Name(c.FinishReason); f {
 	case "":
 	case "error":
-		return a.told(exchange.ErrorOf(c.Error))
+		return told(c.Error)
 	default:
 		a.finish = f
 	}

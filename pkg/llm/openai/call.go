@@ -2,7 +2,6 @@ package openai
 
 import (
 	"context"
-	"errors"
 	"net/http"
 	"slices"
 
@@ -23,15 +22,16 @@ type call struct {
 }
 
 func (c *call) do(ctx context.Context) (*llm.Response, *llm.Error) {
-	if c.req.Model == "" || c.req.MaxTokens <= 0 || len(c.req.Messages) == 0 {
-		return nil, &llm.Error{Code: task.CodeInternal, Message: "a model call needs a model, messages and a token limit above 0"}
+	if err := c.req.Validate(); err != nil {
+		return nil, err
 	}
 	var err error
 	if c.out, err = newOutgoing(c.req, c.without, c.p.newName); err != nil {
 		return nil, &llm.Error{Code: task.CodeBadTask, Message: c.p.server.Excerpt(err.Error()), Err: err}
 	}
-	if err := c.p.server.Exchange(ctx, c.send, &c.answer); err != nil {
-		return nil, c.failed(err)
+	failure := c.p.server.Exchange(ctx, exchange.Call{Model: c.req.Model, Send: c.send, Answer: &c.answer, Fallback: c.fallback})
+	if failure != nil {
+		return nil, failure
 	}
 	return c.whole()
 }
@@ -42,24 +42,6 @@ func (c *call) send(ctx context.Context, once exchange.Middleware) (*http.Respon
 	opts := slices.Concat(c.out.opts, []option.RequestOption{option.WithResponseBodyInto(&res), option.WithMiddleware(once)})
 	_, err := c.p.chat.New(ctx, c.out.params, opts...)
 	return res, err
-}
-
-// failed explains an exchange without a whole answer.
-func (c *call) failed(err error) *llm.Error {
-	if refusal, ok := errors.AsType[*exchange.Refusal](err); ok {
-		return c.p.server.Refused(refusal, c.req.Model, c.fallback)
-	}
-	e, ok := errors.AsType[*llm.Error](err)
-	if !ok {
-		e = &llm.Error{Code: task.CodeInternal, Message: c.p.server.Excerpt(err.Error()), Unknown: true, Err: err}
-	}
-	e.Usage = c.answer.usage
-	return e
-}
-
-// told explains an error that came in the middle of a good answer.
-func (c *call) told(said exchange.Said) *llm.Error {
-	return c.p.server.Told(said, c.req.Model, c.answer.size > 0, c.fallback)
 }
 
 // fallback remembers the feature that the server refuses, if that is what it says.

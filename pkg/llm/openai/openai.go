@@ -104,7 +104,7 @@ func (p *Provider) Chat(ctx context.Context, req llm.Request, onChunk func(llm.C
 		onChunk = func(llm.Chunk) {}
 	}
 	c := &call{p: p, req: req, without: p.refused.Of(req.Model)}
-	c.answer = answer{byIndex: map[int]*partCall{}, onChunk: onChunk, told: c.told}
+	c.answer = answer{byIndex: map[int]*partCall{}, onChunk: onChunk}
 	res, err := c.do(ctx)
 	if err != nil {
 		return nil, err

@@ -69,3 +69,5 @@ fuzz: ## Run every fuzzer for FUZZTIME (20s each).
 .PHONY: bench
 bench: build ## Measure ark beside its raw references.
 	go run ./e2e/bench -ark bin/ark
+	go test -run '^$$' -bench 'Step|Runs' -benchtime 5x ./pkg/local
+	go test -run '^$$' -bench . -benchtime 1s ./pkg/queue ./pkg/work ./pkg/runtime ./pkg/pipeline

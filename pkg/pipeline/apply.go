@@ -78,7 +78,7 @@ type fold struct {
 
 // end settles how the run ends. The first to say so wins.
 func (f *fold) end(e Ending) {
-	if f.s.Ending == nil && !f.s.Ended {
+	if f.s.Ending == nil {
 		f.s.Ending = &e
 	}
 }
@@ -92,7 +92,7 @@ func (f *fold) settle() {
 		}
 	}
 	f.queue = nil
-	if f.s.Done == len(f.s.Steps) && f.s.Ending == nil && !f.s.Ended {
+	if f.s.Done == len(f.s.Steps) && f.s.Ending == nil {
 		f.complete()
 	}
 }

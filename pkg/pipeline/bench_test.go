@@ -91,17 +91,18 @@ func TestLargeRunsAreFast(t *testing.T) {
 		name  string
 		spec  v1alpha1.ArkRunSpec
 		tasks int
+		most  time.Duration
 	}{
-		{"1000 steps in a row", chainOf(1000), 1000},
-		{"998 parallel steps", fan(998), 1000},
-		{"100 items", each(100), 100},
-		{"10000 items", each(10000), 10000},
+		{"1000 steps in a row", chainOf(1000), 1000, time.Second},
+		{"998 parallel steps", fan(998), 1000, time.Second},
+		{"100 items", each(100), 100, time.Second},
+		{"10000 items", each(10000), 10000, 20 * time.Second},
 	} {
 		start := time.Now()
 		require.Equal(t, c.tasks, runThrough(t, c.spec), c.name)
 		took := time.Since(start)
 		t.Logf("%s: %s", c.name, took)
-		require.Less(t, took, time.Second, c.name)
+		require.Less(t, took, c.most, c.name)
 	}
 }
 

@@ -164,3 +164,24 @@ func TestStateSurvivesJSON(t *testing.T) {
 		}
 	}
 }
+
+// TestFinishIsGivenUntilItIsIssued: the end is asked for until somebody carried it out, also after a restart.
+func TestFinishIsGivenUntilItIsIssued(t *testing.T) {
+	t.Parallel()
+	plan := compile(t, oneRole(v1alpha1.Step{Role: "r"}))
+	s := plan.Start()
+	finish := []pipeline.Action{&pipeline.Finish{Phase: v1alpha1.RunCancelled, Reason: "Cancelled", Message: "the run was cancelled"}}
+	plan.Apply(s, pipeline.Issued{ID: "finish"}) // nothing was given out yet
+	plan.Apply(s, pipeline.Cancelled{At: epoch()})
+	open := s.Tasks[0].ID
+	require.Equal(t, []pipeline.Action{
+		&pipeline.Withdraw{TaskID: open, Agent: "t-r", Code: task.CodeCancelled, Message: "the run was cancelled"},
+	}, plan.Decide(s, epoch()).Actions)
+	plan.Apply(s, pipeline.Issued{ID: "withdraw." + open})
+	require.Equal(t, pipeline.Decision{}, plan.Decide(s, epoch()), "it waits for the result of the withdrawn task")
+	plan.Apply(s, pipeline.TaskEnded{TaskID: open, Status: task.Cancelled, At: epoch()})
+	require.Equal(t, finish, plan.Decide(s, epoch()).Actions)
+	require.Equal(t, finish, plan.Decide(s, epoch().Add(100*time.Hour)).Actions)
+	plan.Apply(s, pipeline.Issued{ID: "finish"})
+	require.Equal(t, pipeline.Decision{}, plan.Decide(s, epoch()))
+}

@@ -27,8 +27,8 @@ type State struct {
 	// Usage and ToolCalls of every task that ended: attempts, judges, routers, delegates, child runs.
 	Usage     task.Usage `json:"usage"`
 	ToolCalls int        `json:"toolCalls,omitempty"`
-	// Ending is set once it is certain how the run ends, FinishIssued once that was handed out, Ended once it is
-	// committed.
+	// Ending is set once it is certain how the run ends, FinishIssued once that was handed out, Ended (never without
+	// Ending) once it is committed.
 	Ending       *Ending   `json:"ending,omitempty"`
 	FinishIssued bool      `json:"finishIssued,omitempty"`
 	Ended        bool      `json:"ended,omitempty"`

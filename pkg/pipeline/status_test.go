@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"arkonis.dev/ark/pkg/apis/v1alpha1"
 	"arkonis.dev/ark/pkg/pipeline"
@@ -148,4 +149,47 @@ func TestConditions(t *testing.T) {
 	plan.Apply(s, pipeline.Ended{Phase: v1alpha1.RunFailed, Reason: "TimedOut", At: epoch().Add(125 * time.Second)})
 	require.Equal(t, []string{"Ready=False TimedOut 2m5s", "Complete=True TimedOut 2m5s"}, show())
 	require.Equal(t, "2m5s", plan.Status(s, epoch()).Duration)
+}
+
+// TestStatusOfAStep holds a whole status, times and all.
+func TestStatusOfAStep(t *testing.T) {
+	t.Parallel()
+	spec := oneRole(
+		v1alpha1.Step{Name: "a", Role: "r"},
+		v1alpha1.Step{Name: "b", Role: "r", DependsOn: []string{"a"}, OutputSchema: `{"type": "integer"}`},
+		v1alpha1.Step{Name: "c", Role: "r", DependsOn: []string{"b"}, If: "no"},
+	)
+	plan := compile(t, spec)
+	s := plan.Start()
+	at := func(seconds int) time.Time { return epoch().Add(time.Duration(seconds) * time.Second) }
+	a, b := task.ID(task.KindStep, "uid-1", "a", 0, 0, 0), task.ID(task.KindStep, "uid-1", "b", 0, 0, 0)
+	plan.Apply(s, pipeline.TaskEnded{
+		TaskID: a, Status: task.Succeeded, Output: "A", Pod: "pod-1", ToolCalls: 3, At: at(2), Started: at(1),
+		Usage: task.Usage{InputTokens: 10, OutputTokens: 5, CachedTokens: 4, ReasoningTokens: 2},
+	})
+	plan.Apply(s, pipeline.TaskEnded{TaskID: b, Status: task.Succeeded, Output: "7", Pod: "pod-2", At: at(5), Usage: task.Usage{InputTokens: 1}})
+	plan.Apply(s, pipeline.Ended{Phase: v1alpha1.RunSucceeded, Reason: "Succeeded", Output: "7", At: at(6)})
+	micro := func(seconds int) *metav1.MicroTime { m := metav1.NewMicroTime(at(seconds)); return &m }
+	got := plan.Status(s, at(9))
+	got.Conditions = nil
+	require.Equal(t, v1alpha1.ArkRunStatus{
+		Phase: v1alpha1.RunSucceeded, StepSummary: "3/3", StepCounts: &v1alpha1.StepCounts{Total: 3, Succeeded: 2, Skipped: 1},
+		StartTime: micro(0), CompletionTime: micro(6), Duration: "6.0s", Output: "7",
+		TotalTokenUsage: &v1alpha1.TokenUsage{InputTokens: 11, OutputTokens: 5, CachedTokens: 4, TotalTokens: 16},
+		Steps: []v1alpha1.StepStatus{
+			{
+				Name: "a", Role: "r", Agent: "t-r", Phase: v1alpha1.StepSucceeded, TaskID: a, Attempts: 1, Output: "A", Pod: "pod-1",
+				TokenUsage: &v1alpha1.TokenUsage{InputTokens: 10, OutputTokens: 5, CachedTokens: 4, TotalTokens: 15}, ToolCalls: 3,
+				StartTime: micro(0), CompletionTime: micro(2),
+			},
+			{
+				Name: "b", Role: "r", Agent: "t-r", Phase: v1alpha1.StepSucceeded, TaskID: b, Attempts: 1, Output: "7", Pod: "pod-2",
+				TokenUsage: &v1alpha1.TokenUsage{InputTokens: 1, TotalTokens: 1}, Data: &v1alpha1.Value{Raw: []byte("7")},
+				StartTime: micro(2), CompletionTime: micro(5),
+			},
+			{
+				Name: "c", Role: "r", Phase: v1alpha1.StepSkipped, Message: "its condition is false", StartTime: micro(5), CompletionTime: micro(5),
+			},
+		},
+	}, got)
 }

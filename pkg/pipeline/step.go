@@ -12,7 +12,7 @@ import (
 // release starts a step when it waits for nothing any more.
 func (f *fold) release(i int) {
 	st, state := f.p.steps[i], &f.s.Steps[i]
-	if state.Phase != v1alpha1.StepPending || state.Remaining > 0 || f.s.Ending != nil || f.s.Ended {
+	if state.Phase != v1alpha1.StepPending || state.Remaining > 0 || f.s.Ending != nil {
 		return
 	}
 	text, err := f.p.eval(f.s, st.when, scene{step: st})
@@ -211,7 +211,7 @@ func (f *fold) route(i, item int) {
 
 // open makes a task of the step's current iteration known, unless the run is about to end.
 func (f *fold) open(i, item int, t TaskState) {
-	if f.s.Ending != nil || f.s.Ended {
+	if f.s.Ending != nil {
 		return
 	}
 	st, state := f.p.steps[i], &f.s.Steps[i]
@@ -270,7 +270,7 @@ func (f *fold) iterated(i int) {
 		}
 		last := state.Iteration+1 >= int(st.spec.Loop.MaxIterations)
 		if !falsy(text) && !last {
-			if f.s.Ending == nil && !f.s.Ended {
+			if f.s.Ending == nil {
 				state.Iteration++
 				f.iterate(i)
 			}

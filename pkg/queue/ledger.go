@@ -11,6 +11,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/errgroup"
 )
 
 // The ledger is a log: one message of StreamLedger is one commit and holds all its writes, however many subjects they
@@ -89,54 +90,85 @@ func (l *ledger) lock(ctx context.Context) (unlock func(), err error) {
 func (l *ledger) stored(ctx context.Context, subject string, last bool) ([]Stored, error) {
 	ctx, cancel := l.q.bounded(ctx)
 	defer cancel()
+	var all []Stored
+	var err error
+	// Records may be removed while they are fetched. When they are gone a second time, another process has removed
+	// them, or the store is not the one that the index was made from.
+	for _, anew := range []bool{false, false, true} {
+		var refs []ref
+		if refs, err = l.refs(ctx, subject, last, anew); err != nil {
+			return nil, err
+		}
+		if all, err = l.fetch(ctx, subject, refs); !errors.Is(err, errGone) {
+			return all, err
+		}
+	}
+	return nil, err
+}
+
+// refs are the writes to a subject that the log knows of. anew makes the index anew first.
+func (l *ledger) refs(ctx context.Context, subject string, last, anew bool) ([]ref, error) {
 	unlock, err := l.lock(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
+	if anew {
+		l.index = newIndex()
+	}
 	if err := l.catchUp(ctx); err != nil {
 		return nil, err
 	}
-	all, err := l.load(ctx, subject, last)
-	if errors.Is(err, errGone) {
-		// Another process has removed records, or the store is not the one that the index was made from.
-		l.index = newIndex()
-		if err = l.catchUp(ctx); err == nil {
-			all, err = l.load(ctx, subject, last)
-		}
-	}
-	return all, err
-}
-
-var errGone = errors.New("the record was removed meanwhile")
-
-// load fetches the writes to a subject that the index knows of.
-func (l *ledger) load(ctx context.Context, subject string, last bool) ([]Stored, error) {
 	refs := l.index.subjects[subject]
 	if last && len(refs) > 1 {
 		refs = refs[len(refs)-1:]
 	}
-	out := make([]Stored, 0, len(refs))
-	var rec record
-	for _, ref := range refs {
-		if rec.seq != ref.record() {
-			m, err := l.q.ledger.GetMsg(ctx, ref.record())
-			if errors.Is(err, jetstream.ErrMsgNotFound) {
-				return nil, fmt.Errorf("ledger record %d: %w", ref.record(), errGone)
-			}
-			if err != nil {
-				return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
-			}
-			if rec, err = decodeRecord(m.Sequence, m.Time, m.Data); err != nil {
-				return nil, err
-			}
+	return slices.Clone(refs), nil
+}
+
+var errGone = errors.New("the record was removed meanwhile")
+
+// fetch reads writes, a few records at a time. It does not need the lock: others go on committing.
+func (l *ledger) fetch(ctx context.Context, subject string, refs []ref) ([]Stored, error) {
+	out := make([]Stored, len(refs))
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(8)
+	for from := 0; from < len(refs); {
+		to := from + 1
+		for to < len(refs) && refs[to].record() == refs[from].record() {
+			to++
 		}
-		if ref.part() >= len(rec.parts) || rec.parts[ref.part()].subject != subject {
-			return nil, fmt.Errorf("ledger record %d: %w", ref.record(), errGone)
-		}
-		out = append(out, Stored{Subject: subject, Seq: uint64(ref), At: rec.at, Body: rec.parts[ref.part()].body})
+		some, into := refs[from:to], out[from:to]
+		g.Go(func() error { return l.fetchRecord(ctx, subject, some, into) })
+		from = to
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
 	}
 	return out, nil
+}
+
+// fetchRecord reads writes that one record holds.
+func (l *ledger) fetchRecord(ctx context.Context, subject string, refs []ref, out []Stored) error {
+	seq := refs[0].record()
+	m, err := l.q.ledger.GetMsg(ctx, seq)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return fmt.Errorf("ledger record %d: %w", seq, errGone)
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	rec, err := decodeRecord(m.Sequence, m.Time, m.Data)
+	if err != nil {
+		return err
+	}
+	for i, ref := range refs {
+		if ref.part() >= len(rec.parts) || rec.parts[ref.part()].subject != subject {
+			return fmt.Errorf("ledger record %d: %w", seq, errGone)
+		}
+		out[i] = Stored{Subject: subject, Seq: uint64(ref), At: rec.at, Body: rec.parts[ref.part()].body}
+	}
+	return nil
 }
 
 // catchUp folds what was added to the log since the last look.

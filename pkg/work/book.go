@@ -104,7 +104,7 @@ func (b *book) do(ctx context.Context, key queue.Key, a action) error {
 				return err
 			}
 		case <-ctx.Done():
-			return fmt.Errorf("%w: the service is stopping", ErrUnavailable)
+			return errStopping
 		}
 	}
 	return fmt.Errorf("%w: other services write to the same journals all the time", ErrUnavailable)
@@ -238,7 +238,7 @@ func (b *book) read(ctx context.Context, key queue.Key) (*journal, []queue.Store
 		return err
 	})
 	if err := g.Wait(); err != nil {
-		return nil, nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
+		return nil, nil, unavailable(err)
 	}
 	j, err := newRead(key, stored, known, done)
 	return j, stored, err
@@ -326,7 +326,7 @@ func (b *book) loadScope(ctx context.Context, key scopeKey) error {
 func (b *book) readScope(ctx context.Context, key scopeKey) (*scope, error) {
 	last, ok, err := b.q.Last(ctx, queue.BudgetSubject(key.namespace, key.scope))
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
+		return nil, unavailable(err)
 	}
 	s := newScope(key)
 	if !ok {

@@ -180,21 +180,33 @@ func (c *Client) send(ctx context.Context, m *nats.Msg, wait time.Duration) (*na
 	delay := retryDelay
 	for try := 1; ; try++ {
 		answer, err := c.once(ctx, m, wait)
+		if err == nil {
+			err = decodeFailure(answer)
+			if !errors.Is(err, errStopping) {
+				return answer, err
+			}
+		}
 		switch {
-		case err == nil:
-			return answer, decodeFailure(answer)
 		case ctx.Err() != nil:
 			return nil, context.Cause(ctx)
 		case errors.Is(err, nats.ErrMaxPayload):
 			return nil, err
 		case try == requestTries, errors.Is(err, nats.ErrConnectionClosed):
-			return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
+			return nil, unavailable(err)
 		}
 		if !pause(ctx, delay) {
 			return nil, context.Cause(ctx)
 		}
 		delay *= 2
 	}
+}
+
+// unavailable makes ErrUnavailable of an error.
+func unavailable(err error) error {
+	if errors.Is(err, ErrUnavailable) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrUnavailable, err)
 }
 
 func (c *Client) once(ctx context.Context, m *nats.Msg, wait time.Duration) (*nats.Msg, error) {

@@ -87,9 +87,18 @@ type failure struct {
 }
 
 // kinds are the sentinels that travel by name.
-var kinds = map[string]error{"done": ErrDone, "gone": ErrGone, "fenced": ErrFenced, "unavailable": ErrUnavailable, "withdrawn": errWithdrawn, "lost": errUploadLost}
+var kinds = map[string]error{
+	"done": ErrDone, "gone": ErrGone, "fenced": ErrFenced, "unavailable": ErrUnavailable,
+	"withdrawn": errWithdrawn, "lost": errUploadLost, kindStopping: errStopping,
+}
 
-const kindRefused = "refused"
+const (
+	kindRefused  = "refused"
+	kindStopping = "stopping"
+)
+
+// errStopping is the answer of a service that is about to end: another one may take the request.
+var errStopping = fmt.Errorf("%w: it is stopping", ErrUnavailable)
 
 var (
 	// errConflict means that another append has the number of this one.
@@ -112,6 +121,8 @@ func newFailure(err error) *failure {
 		return &failure{Kind: kindRefused, Message: refused.Message}
 	case errors.As(err, &failed):
 		return &failure{Task: failed}
+	case errors.Is(err, errStopping):
+		return &failure{Kind: kindStopping}
 	}
 	for kind, sentinel := range kinds {
 		if errors.Is(err, sentinel) {

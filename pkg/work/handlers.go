@@ -3,7 +3,6 @@ package work
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -18,7 +17,7 @@ func (s *Service) takeOver(ctx context.Context, c caller, r takeOverRequest) (*t
 	case errors.Is(err, queue.ErrNoTask):
 		return nil, ErrGone
 	case errors.Is(err, queue.ErrUnavailable):
-		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
+		return nil, unavailable(err)
 	case err != nil:
 		return nil, task.Errorf(task.CodeBadTask, "%v", err)
 	case r.ID == "":
@@ -57,7 +56,7 @@ func (s *Service) replay(ctx context.Context, key queue.Key, a *takingOver, stor
 	}
 	p, err := pageOf(stored)
 	if err != nil {
-		return page{}, fmt.Errorf("%w: %w", ErrUnavailable, err)
+		return page{}, unavailable(err)
 	}
 	if p.Next == 0 {
 		p.Entries = append(p.Entries, a.record.entries()...)
@@ -69,7 +68,7 @@ func (s *Service) replay(ctx context.Context, key queue.Key, a *takingOver, stor
 func (s *Service) page(ctx context.Context, key queue.Key, from uint64) (page, error) {
 	stored, err := s.q.History(ctx, queue.CallSubject(key))
 	if err != nil {
-		return page{}, fmt.Errorf("%w: %w", ErrUnavailable, err)
+		return page{}, unavailable(err)
 	}
 	i := slices.IndexFunc(stored, func(s queue.Stored) bool { return s.Seq >= from })
 	if i < 0 {
@@ -77,7 +76,7 @@ func (s *Service) page(ctx context.Context, key queue.Key, from uint64) (page, e
 	}
 	p, err := pageOf(stored[i:])
 	if err != nil {
-		return page{}, fmt.Errorf("%w: %w", ErrUnavailable, err)
+		return page{}, unavailable(err)
 	}
 	return p, nil
 }
@@ -150,7 +149,7 @@ func (s *Service) append(ctx context.Context, c caller, r appendRequest) (*appen
 	case <-timer.C:
 		return &appendReply{Waiting: true}, nil
 	case <-ctx.Done():
-		return nil, ErrUnavailable
+		return nil, errStopping
 	}
 }
 
@@ -276,7 +275,7 @@ func (s *Service) prompt(ctx context.Context, r delegateRequest) (task.Text, err
 	}
 	text, err := s.q.PutText(ctx, r.Run, r.Prompt.Inline)
 	if err != nil {
-		return task.Text{}, fmt.Errorf("%w: %w", ErrUnavailable, err)
+		return task.Text{}, unavailable(err)
 	}
 	return text, nil
 }
@@ -288,14 +287,14 @@ func (s *Service) hand(ctx context.Context, a *delegating, child *task.Task) err
 		Version: task.Version, Parent: a.parent.ID, Child: child.ID, Role: child.Role, Agent: child.Agent, At: a.made.At,
 	})
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+		return unavailable(err)
 	}
 	done, err := s.book.hasResult(ctx, queue.KeyOf(child))
 	if err == nil && !done {
 		err = s.q.Submit(ctx, child)
 	}
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+		return unavailable(err)
 	}
 	return nil
 }
@@ -325,7 +324,7 @@ func (s *Service) await(ctx context.Context, c caller, r awaitRequest) (*awaitRe
 	}
 	result, err := s.results.wait(ctx, s.q, *child, min(time.Duration(r.Wait)*time.Millisecond, pollLimit))
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
+		return nil, unavailable(err)
 	}
 	return &awaitReply{Result: result}, nil
 }
@@ -354,7 +353,7 @@ func (s *Service) get(ctx context.Context, c caller, r getRequest) (chunk, error
 	body, err := s.q.ReadPayload(ctx, r.Ref, r.Offset, min(r.Length, chunkLimit))
 	switch {
 	case errors.Is(err, queue.ErrUnavailable):
-		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
+		return nil, unavailable(err)
 	case err != nil:
 		return nil, refusef("%v", err)
 	default:

@@ -49,7 +49,7 @@ func (u *uploads) take(ctx context.Context, r putRequest, body []byte) (*task.Re
 	if r.Offset == 0 && r.Last {
 		ref, err := u.q.PutPayload(ctx, r.Run, bytes.NewReader(body))
 		if err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
+			return nil, unavailable(err)
 		}
 		return &ref, nil
 	}
@@ -83,10 +83,10 @@ func (up *incoming) finish(ctx context.Context) (*task.Ref, error) {
 	select {
 	case <-up.stored:
 	case <-ctx.Done():
-		return nil, fmt.Errorf("%w: the service is stopping", ErrUnavailable)
+		return nil, errStopping
 	}
 	if up.err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrUnavailable, up.err)
+		return nil, unavailable(up.err)
 	}
 	return &up.ref, nil
 }

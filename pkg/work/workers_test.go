@@ -1,0 +1,267 @@
+package work_test
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/stretchr/testify/require"
+
+	"arkonis.dev/ark/pkg/task"
+	"arkonis.dev/ark/pkg/work"
+)
+
+// auditor looks at every state of every budget that a service tries to store.
+type auditor struct {
+	mu        sync.Mutex
+	limits    map[string]int64
+	revisions int
+	wrong     []string
+}
+
+// watch begins before anything is stored; it sees the messages of the ledger as they are sent.
+func (a *auditor) watch(tb testing.TB, nc *nats.Conn) {
+	tb.Helper()
+	_, err := nc.Subscribe("ark.ledger.log", func(m *nats.Msg) { a.look(m.Data) })
+	require.NoError(tb, err)
+	require.NoError(tb, nc.Flush())
+}
+
+// look takes a message of the ledger apart: a version, and then parts of a kind, a subject and a body.
+func (a *auditor) look(data []byte) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	rest := data[1:]
+	number := func() uint64 {
+		n, size := binary.Uvarint(rest)
+		rest = rest[size:]
+		return n
+	}
+	text := func() []byte {
+		n := number()
+		defer func() { rest = rest[n:] }()
+		return rest[:n]
+	}
+	for n := number(); n > 0; n-- {
+		rest = rest[1:]
+		subject, body := string(text()), text()
+		if len(subject) > len("ark.budget.") && subject[:len("ark.budget.")] == "ark.budget." {
+			a.audit(body)
+		}
+	}
+}
+
+func (a *auditor) audit(body []byte) {
+	b, err := work.DecodeBudget(body)
+	if err != nil {
+		a.wrong = append(a.wrong, err.Error())
+		return
+	}
+	a.revisions++
+	if sum := b.State.Spent(time.Now()) + b.State.Reserved(); sum > a.limits[b.Scope] {
+		a.wrong = append(a.wrong, fmt.Sprintf("%s: %d of %d", b.Scope, sum, a.limits[b.Scope]))
+	}
+}
+
+// office is workers that are killed, on services that are killed, on one budget.
+type office struct {
+	w      *world
+	calls  atomic.Int64 // that were made
+	mu     sync.Mutex
+	billed map[string]int64 // by call: what the model server says it used
+	twice  []string         // calls that were answered, journaled, and made again
+}
+
+// bill is the model server: it knows each call once.
+func (o *office) bill(name string, used int64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if _, again := o.billed[name]; again {
+		o.twice = append(o.twice, name)
+	}
+	o.billed[name] = used
+	o.calls.Add(1)
+}
+
+// work brings a task to its end: so many answers. It is killed now and then, and another process takes over.
+func (o *office) work(tk *task.Task, answers int, seed uint64) (int64, error) {
+	random := rand.New(rand.NewPCG(seed, 1))
+	for {
+		ctx, cancel := context.WithTimeout(o.w.tb.Context(), time.Minute)
+		s, err := o.w.client.TakeOver(ctx, tk.Namespace, tk.Agent, tk.ID, "pod")
+		if err == nil {
+			err = o.turns(ctx, s, answers, random)
+		}
+		cancel()
+		var refused *work.BudgetError
+		switch {
+		case err == nil, errors.As(err, &refused):
+			return o.charged(tk)
+		case errors.Is(err, errKilled), errors.Is(err, work.ErrUnavailable):
+		default:
+			return 0, err
+		}
+	}
+}
+
+var errKilled = errors.New("killed")
+
+func (o *office) turns(ctx context.Context, s *work.Session, answers int, random *rand.Rand) error {
+	call, done := 0, 0
+	for _, e := range s.Journal() {
+		if e.Intent != nil {
+			call = e.Intent.Call
+		}
+		if e.Answer != nil {
+			done++
+		}
+	}
+	for ; done < answers; done++ {
+		call++
+		reserve := 1 + random.Int64N(40)
+		if err := s.Append(ctx, work.Entry{Note: "turn"}, intent(call, reserve)); err != nil {
+			return err
+		}
+		if random.IntN(12) == 0 {
+			return errKilled
+		}
+		used := random.Int64N(reserve + 1)
+		o.bill(fmt.Sprintf("%s-%d", s.Task().ID, call), used)
+		if random.IntN(12) == 0 {
+			return errKilled
+		}
+		if err := s.Append(ctx, answer(call, used), started(fmt.Sprint(call))); err != nil {
+			return err
+		}
+		if random.IntN(12) == 0 {
+			return errKilled
+		}
+	}
+	return nil
+}
+
+// charged is what a task's journal says that it has paid.
+func (o *office) charged(tk *task.Task) (int64, error) {
+	s, err := o.w.client.TakeOver(o.w.tb.Context(), tk.Namespace, tk.Agent, tk.ID, "auditor")
+	for errors.Is(err, work.ErrUnavailable) {
+		s, err = o.w.client.TakeOver(o.w.tb.Context(), tk.Namespace, tk.Agent, tk.ID, "auditor")
+	}
+	if err != nil {
+		return 0, err
+	}
+	var sum int64
+	for _, e := range s.Journal() {
+		switch {
+		case e.Answer != nil:
+			sum += e.Answer.Usage.Total()
+			o.mu.Lock()
+			if billed := o.billed[fmt.Sprintf("%s-%d", tk.ID, e.Answer.Call)]; billed != e.Answer.Usage.Total() {
+				o.twice = append(o.twice, "an answer that was not given")
+			}
+			o.mu.Unlock()
+		case e.Failed != nil:
+			sum += e.Failed.Charged
+		}
+	}
+	return sum, nil
+}
+
+// 64 workers on one budget that runs out, killed at random, on two services of which one is killed all the time.
+func TestBudgetUnderKills(t *testing.T) {
+	t.Parallel()
+	const workers, answers, limit = 64, 12, 9_000
+	w := newWorld(t, work.Config{
+		Retries: func(string, string) int { return 1 << 30 },
+		Daily: func(string, string, string) []task.Budget {
+			return []task.Budget{{Scope: "agent.writer", Limit: 1 << 40, Window: 86400}}
+		},
+	})
+	w.client = work.NewImpatientClient(w.connect(), 300*time.Millisecond)
+	a := &auditor{limits: map[string]int64{"run.run-1": limit, "agent.writer": 1 << 40}}
+	a.watch(t, w.connect())
+	w.serve()
+	stopKilling := w.killServices()
+	o := &office{w: w, billed: map[string]int64{}}
+	sums, errs := make([]int64, workers), make([]error, workers)
+	var group sync.WaitGroup
+	for i := range workers {
+		tk := w.submit(w.task(runBudget(limit)))
+		group.Go(func() { sums[i], errs[i] = o.work(tk, answers, uint64(i)) })
+	}
+	group.Wait()
+	stopKilling()
+	var sum int64
+	for i := range workers {
+		require.NoError(t, errs[i])
+		sum += sums[i]
+	}
+	w.stands("run.run-1", sum, 0)
+	w.stands("agent.writer", sum, 0)
+	require.LessOrEqual(t, sum, int64(limit))
+	require.Greater(t, sum, int64(limit-40), "it ran out")
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	require.Empty(t, a.wrong)
+	require.Empty(t, o.twice)
+	require.Greater(t, a.revisions, 200)
+	t.Logf("%d calls, %d tokens charged, %d revisions", o.calls.Load(), sum, a.revisions)
+}
+
+// killServices starts services and kills them, one after the other, until stop is called.
+func (w *world) killServices() (stop func()) {
+	ctx, cancel := context.WithCancel(w.tb.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for ctx.Err() == nil {
+			life, end := context.WithTimeout(ctx, 40*time.Millisecond)
+			nc := w.connect()
+			s, err := work.NewService(w.open(), nc, w.config)
+			if err != nil {
+				end()
+				return
+			}
+			// Its connection dies first: what it has on its way is lost.
+			context.AfterFunc(life, nc.Close)
+			_ = s.Run(life)
+			end()
+		}
+	}()
+	return func() {
+		cancel()
+		<-done
+	}
+}
+
+// Two services at once, each with its own view of the same journals and budgets.
+func TestTwoServices(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, work.Config{Retries: func(string, string) int { return 1 << 30 }})
+	w.serve()
+	w.serve()
+	a := &auditor{limits: map[string]int64{"run.run-1": 900}}
+	a.watch(t, w.connect())
+	o := &office{w: w, billed: map[string]int64{}}
+	sums, errs := make([]int64, 8), make([]error, 8)
+	var group sync.WaitGroup
+	for i := range sums {
+		tk := w.submit(w.task(runBudget(900)))
+		group.Go(func() { sums[i], errs[i] = o.work(tk, 6, uint64(i)) })
+	}
+	group.Wait()
+	var sum int64
+	for i := range sums {
+		require.NoError(t, errs[i])
+		sum += sums[i]
+	}
+	w.stands("run.run-1", sum, 0)
+	require.Empty(t, a.wrong)
+	require.Empty(t, o.twice)
+}

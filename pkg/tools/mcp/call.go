@@ -43,8 +43,7 @@ func (t *tool) Call(ctx context.Context, call tools.Call) (tools.Result, error) 
 
 // How often a call is repeated by itself.
 const (
-	maxAttempts    = 5
-	maxRejected    = 3 // as sessions that are refused time and again will not be taken the next time
+	maxAttempts    = 8
 	pauseOfAttempt = 50 * time.Millisecond
 )
 
@@ -56,9 +55,8 @@ func (t *tool) attempts(ctx context.Context, call tools.Call) (json.RawMessage, 
 		if err == nil || !errors.As(err, &f) || ctx.Err() != nil {
 			return raw, err
 		}
-		again := f.outcome == notDone && (n < maxRejected || !f.wrongTransport && n < maxAttempts) ||
-			f.outcome == unknown && t.Safe() && n < maxAttempts
-		if !again || !pause(ctx, jitter(time.Duration(n-1)*pauseOfAttempt)) {
+		again := f.outcome == notDone || f.outcome == unknown && t.Safe()
+		if !again || n == maxAttempts || !pause(ctx, jitter(time.Duration(n-1)*pauseOfAttempt)) {
 			return nil, err
 		}
 	}

@@ -106,6 +106,10 @@ func (e *mismatchError) Error() string {
 func (d *dialer) try(ctx, parent context.Context, f form) (*opened, error) {
 	l := newLife(parent)
 	stop := context.AfterFunc(ctx, func() { l.end(context.Cause(ctx)) })
+	// A connection that is lost meanwhile will not answer any more.
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(l.ctx, cancel)()
 	c, err := d.connect(ctx, l, f)
 	if err != nil {
 		l.wait()
@@ -113,7 +117,7 @@ func (d *dialer) try(ctx, parent context.Context, f form) (*opened, error) {
 	}
 	found, err := list(ctx, c, d.config)
 	if err == nil && !stop() {
-		err = context.Cause(ctx)
+		err = context.Cause(l.ctx)
 	}
 	if err != nil {
 		c.close()
@@ -124,7 +128,7 @@ func (d *dialer) try(ctx, parent context.Context, f form) (*opened, error) {
 
 func (d *dialer) connect(ctx context.Context, l *life, f form) (conn, error) {
 	if f.transport == REST {
-		return &restConn{life: l, base: d.base, client: d.wire(false).client()}, nil
+		return &restConn{life: l, base: d.base, client: d.wire(l, false).client()}, nil
 	}
 	c := &libraryConn{life: l, alone: f.transport == StreamableHTTP}
 	x := &exchange{}
@@ -149,8 +153,8 @@ func (d *dialer) connect(ctx context.Context, l *life, f form) (conn, error) {
 	return c, nil
 }
 
-func (d *dialer) wire(streamOnly bool) *wire {
-	return &wire{config: d.config, base: d.base, creds: d.creds, streamOnly: streamOnly}
+func (d *dialer) wire(l *life, streamOnly bool) *wire {
+	return &wire{config: d.config, base: d.base, creds: d.creds, life: l, streamOnly: streamOnly}
 }
 
 // transport makes the library's transport. What the library logs is dropped: it quotes addresses, and what matters is
@@ -159,11 +163,11 @@ func (d *dialer) transport(c *libraryConn, f form) (transport.Interface, error) 
 	silent := slog.New(slog.DiscardHandler)
 	switch f.transport {
 	case StreamableHTTP:
-		t, err := transport.NewStreamableHTTP(d.config.URL, transport.WithHTTPBasicClient(d.wire(false).client()),
+		t, err := transport.NewStreamableHTTP(d.config.URL, transport.WithHTTPBasicClient(d.wire(c.life, false).client()),
 			transport.WithHTTPLogger(silent), transport.WithContinuousListening())
 		return &httpTap{tap{Interface: t, life: c.life, cancels: f.dialect == handshake}}, err
 	case SSE:
-		t, err := transport.NewSSE(d.config.URL, transport.WithHTTPClient(d.wire(true).client()),
+		t, err := transport.NewSSE(d.config.URL, transport.WithHTTPClient(d.wire(c.life, true).client()),
 			transport.WithSSELogger(silent), transport.WithEndpointTimeout(d.config.ConnectTimeout),
 			transport.WithResponseTimeout(d.config.ConnectTimeout+d.config.CallTimeout))
 		if err != nil {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -117,12 +118,19 @@ type host struct {
 
 	mu       sync.Mutex
 	server   *http.Server
+	listener net.Listener
 	requests atomic.Int64
 }
 
 func newHost(t *testing.T, handler func() http.Handler) *host {
-	h := &host{t: t, make: handler, addr: "127.0.0.1:0"}
-	h.start()
+	h := &host{t: t, make: handler}
+	for h.server == nil {
+		// No port that the system gives to outgoing connections: it must be free again after a restart.
+		h.addr = fmt.Sprintf("127.0.0.1:%d", 20000+rand.N(10000))
+		if listener, err := net.Listen("tcp", h.addr); err == nil {
+			h.serve(listener)
+		}
+	}
 	t.Cleanup(h.stop)
 	return h
 }
@@ -131,8 +139,15 @@ func (h *host) start() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	listener, err := net.Listen("tcp", h.addr)
-	require.NoError(h.t, err)
-	h.addr = listener.Addr().String()
+	if err != nil {
+		h.t.Errorf("listen again: %v", err)
+		return
+	}
+	h.serve(listener)
+}
+
+func (h *host) serve(listener net.Listener) {
+	h.listener = listener
 	inner := h.make()
 	h.server = &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h.requests.Add(1)
@@ -147,6 +162,7 @@ func (h *host) stop() {
 	defer h.mu.Unlock()
 	if h.server != nil {
 		_ = h.server.Close()
+		_ = h.listener.Close() // the server knows it only once it serves
 	}
 }
 
@@ -243,11 +259,7 @@ func (c *client) call(name, text string) tools.Result {
 }
 
 func (c *client) try(ctx context.Context, name, text string) (tools.Result, error) {
-	args, err := json.Marshal(map[string]string{"text": text})
-	if err != nil {
-		return tools.Result{}, err
-	}
-	return c.set().Prepare(llm.ToolCall{ID: "1", Name: name, Arguments: string(args)}).Call(ctx, "task", text)
+	return prepare(c.set(), name, text).Call(ctx, "task", text)
 }
 
 func (c *client) names() []string {
@@ -279,3 +291,12 @@ func (c *client) until(condition func() bool) {
 func ok(text string) tools.Result { return tools.Result{Text: text} }
 
 func contextOfProcess() context.Context { return context.Background() }
+
+// prepare is a call as a model makes it.
+func prepare(set *tools.Set, name, text string) tools.Invocation {
+	args, err := json.Marshal(map[string]string{"text": text})
+	if err != nil {
+		panic(err)
+	}
+	return set.Prepare(llm.ToolCall{ID: "1", Name: name, Arguments: string(args)})
+}

@@ -79,6 +79,7 @@ type wire struct {
 	config Config
 	base   *url.URL
 	creds  *credentials
+	life   *life
 	// streamOnly refuses answers to GET that are not event streams, which the library would wait on.
 	streamOnly bool
 }
@@ -175,10 +176,16 @@ func (w *wire) receive(resp *http.Response, x *exchange) (*http.Response, error)
 		resp.Body.Close()
 		return nil, errNotAStream
 	}
-	resp.Body = &bounded{
+	b := &bounded{
 		body: resp.Body, limit: w.config.ResponseLimit, events: mediaType == eventStream,
 		onCut: func(e *sizeError) { x.note(func() { x.cut = e }) },
 	}
+	if b.events && resp.Request.Method == http.MethodGet {
+		// A stream of notifications that breaks off may mean that the server is gone, and notices are missed until the
+		// next one: time to ask for the list.
+		b.onEnd = w.life.listChanged
+	}
+	resp.Body = b
 	return resp, nil
 }
 
@@ -197,12 +204,16 @@ type bounded struct {
 	limit  int64
 	events bool
 	onCut  func(*sizeError)
+	onEnd  func() // called when the body ends or breaks off; may be nil
 
 	meter meter
 }
 
 func (b *bounded) Read(p []byte) (int, error) {
 	n, err := b.body.Read(p)
+	if err != nil && b.onEnd != nil {
+		b.onEnd()
+	}
 	if b.meter.add(p[:n], b.events) <= b.limit {
 		return n, err
 	}

@@ -2,12 +2,14 @@ package mcp_test
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -30,6 +32,8 @@ func serveStdio(kind string) {
 	case "dies":
 		fmt.Fprintln(os.Stderr, "cannot start: the key "+os.Getenv("SERVICE_TOKEN")+" is wrong")
 		os.Exit(3)
+	case "mortal":
+		mortal(s)
 	case "endless":
 		for line := strings.Repeat("x", 1<<16); ; {
 			if _, err := io.WriteString(os.Stdout, line); err != nil {
@@ -38,6 +42,20 @@ func serveStdio(kind string) {
 		}
 	}
 	_ = s.Run(contextOfProcess(), &sdk.StdioTransport{})
+}
+
+// mortal makes a server die during one call in a hundred.
+func mortal(s *sdk.Server) {
+	var calls atomic.Int64
+	s.AddReceivingMiddleware(func(next sdk.MethodHandler) sdk.MethodHandler {
+		return func(ctx context.Context, method string, req sdk.Request) (sdk.Result, error) {
+			if method == "tools/call" && calls.Add(1) == 100 {
+				fmt.Fprintln(os.Stderr, "out of luck")
+				os.Exit(7)
+			}
+			return next(ctx, method, req)
+		}
+	})
 }
 
 func stdioConfig(t *testing.T, kind string) mcp.Config {

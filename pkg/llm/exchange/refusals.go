@@ -1,6 +1,7 @@
 package exchange
 
 import (
+	"net/http"
 	"strings"
 	"sync"
 )
@@ -40,6 +41,17 @@ func (r *Refusals) Add(model string, f Features) {
 		r.models = map[string]Features{}
 	}
 	r.models[model] |= f
+}
+
+// Refusable says whether an answer with this status can refuse a feature; 0 is an error without one.
+func Refusable(status int) bool {
+	switch status {
+	case 0, http.StatusBadRequest, http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusUnprocessableEntity,
+		http.StatusInternalServerError, http.StatusNotImplemented:
+		return true
+	default:
+		return false
+	}
 }
 
 // Unsupported says that a server speaks of something that it does not know, or does not do.

@@ -55,7 +55,7 @@ func TestPlainEcho(t *testing.T) {
 	c := calls[0]
 	require.WithinRange(t, c.In, before, c.Answered)
 	c.In, c.Answered, c.Header, c.Request = time.Time{}, time.Time{}, nil, modelserver.Request{}
-	require.Equal(t, modelserver.Call{N: 1, URL: "/v1/chat/completions", Key: "k", Body: json.RawMessage(hello + `}`), Status: 200, Whole: true}, c)
+	require.Equal(t, modelserver.Call{N: 1, API: "chat", URL: "/v1/chat/completions", Key: "k", Body: json.RawMessage(hello + `}`), Status: 200, Whole: true}, c)
 }
 
 func TestStream(t *testing.T) {

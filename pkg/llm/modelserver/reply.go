@@ -74,10 +74,12 @@ const (
 	FaultBomb    = "bomb"    // gzip that grows to Reply.Size bytes of spaces
 )
 
-// Reply is what a call gets. The zero Reply is an empty answer with the finish reason "stop".
+// Reply is what a call gets. The zero Reply is an empty answer with the finish reason "stop". Finish reasons are those of
+// chat completions; a client of the messages API gets what they are there, and others as they are.
 type Reply struct {
 	Text      string `yaml:"text"`
-	Reasoning string `yaml:"reasoning"` // as reasoning_content
+	Reasoning string `yaml:"reasoning"` // as reasoning_content, or a block of thinking
+	Signature string `yaml:"signature"` // of the thinking; messages only
 	Tools     []Use  `yaml:"tools"`
 	// ToolLoop calls the first tool of the request, always again.
 	ToolLoop bool   `yaml:"toolLoop"`
@@ -120,6 +122,7 @@ type Usage struct {
 	Completion int64 `yaml:"completion"`
 	Cached     int64 `yaml:"cached"`
 	Reasoning  int64 `yaml:"reasoning"`
+	CacheWrite int64 `yaml:"cacheWrite"` // messages only; of the prompt, as Cached is
 }
 
 // Tokens is how many tokens a text counts here: a quarter of its bytes, rounded up.

@@ -1,6 +1,6 @@
-// Package modelserver is a model server for tests and benchmarks: it speaks OpenAI's chat completions over HTTP,
-// streaming and plain, with tools and usage, answers without a model, misbehaves on demand, and keeps a log of every
-// call that it got.
+// Package modelserver is a model server for tests and benchmarks: it speaks OpenAI's chat completions and Anthropic's
+// messages over HTTP, streaming and plain, with tools and usage, answers without a model, misbehaves on demand, and keeps
+// a log of every call that it got.
 //
 // What it answers is decided in this order: Config.Answer, the first rule of Config.Rules that matches and is not
 // used up, and else an echo of the last user message (see Echo). Tokens are a quarter of the bytes, rounded up: see
@@ -12,13 +12,11 @@ package modelserver
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 )
@@ -34,9 +32,9 @@ type Config struct {
 	// Delay is how long the default answer takes, and any reply that has none of its own.
 	Delay time.Duration
 	// Refuse names the features that are answered with 400: "tools", "response_format", "stream_options", "stream",
-	// "max_tokens", "max_completion_tokens".
+	// "max_tokens", "max_completion_tokens"; of messages "tools", "output_config", "cache_control", "thinking", "stream".
 	Refuse []string
-	// Key, if set, is the bearer token that every call must carry: others get a 401.
+	// Key, if set, is the bearer token or the X-Api-Key that every call must carry: others get a 401.
 	Key string
 	// Log, if set, gets every call as a line of JSON as soon as it has ended.
 	Log io.Writer
@@ -47,6 +45,7 @@ type Call struct {
 	N        int             `json:"n"` // from 1, in the order of arrival
 	In       time.Time       `json:"in"`
 	Answered time.Time       `json:"answered,omitzero"` // when the server was done with it
+	API      string          `json:"api"`               // APIChat or APIMessages
 	URL      string          `json:"url"`               // path and query
 	Key      string          `json:"key,omitempty"`     // Idempotency-Key
 	Header   http.Header     `json:"-"`
@@ -57,7 +56,8 @@ type Call struct {
 	Whole    bool            `json:"whole"` // the whole answer was written, and the client was still there
 }
 
-// Request is the part of a chat completion request that the server looks at.
+// Request is the part of a request that the server looks at, in the form of chat completions: the system prompt of the
+// messages API is a message here, and so is every result of a tool; output_config is the ResponseFormat.
 type Request struct {
 	Model               string          `json:"model"`
 	Messages            []Message       `json:"messages"`
@@ -67,6 +67,9 @@ type Request struct {
 	StreamOptions       *StreamOptions  `json:"stream_options"`
 	MaxTokens           *int64          `json:"max_tokens"`
 	MaxCompletionTokens *int64          `json:"max_completion_tokens"`
+
+	marked   int  // cache_controls
+	thinking bool // thoughts that went back
 }
 
 // StreamOptions asks for a last chunk with the usage.
@@ -119,8 +122,8 @@ func (r Request) last(role string) string {
 	return ""
 }
 
-// Server answers POST /v1/chat/completions and /chat/completions, GET /calls with its log as a JSON list, and
-// GET /v1/models.
+// Server answers POST /v1/chat/completions and /chat/completions, POST /v1/messages and /messages, GET /calls with its log
+// as a JSON list, and GET /v1/models.
 type Server struct {
 	config Config
 	mux    *http.ServeMux
@@ -140,8 +143,11 @@ type Server struct {
 // New makes a Server that listens nowhere: an http.Handler. Start makes one with a port.
 func New(c Config) *Server {
 	s := &Server{config: c, mux: http.NewServeMux(), used: make([]int, len(c.Rules)), wake: make(chan struct{})}
-	s.mux.HandleFunc("POST /v1/chat/completions", s.chat)
-	s.mux.HandleFunc("POST /chat/completions", s.chat)
+	for path, p := range map[string]protocol{"chat/completions": chatCompletions(), "messages": messagesAPI()} {
+		handle := func(w http.ResponseWriter, r *http.Request) { s.call(w, r, p) }
+		s.mux.HandleFunc("POST /v1/"+path, handle)
+		s.mux.HandleFunc("POST /"+path, handle)
+	}
 	s.mux.HandleFunc("GET /v1/models", s.models)
 	s.mux.HandleFunc("GET /calls", s.list)
 	return s
@@ -173,7 +179,7 @@ func Start(ctx context.Context, c Config) (*Server, error) {
 	return s, nil
 }
 
-// URL is the base URL for a client of a started server: it ends in /v1.
+// URL is the base URL for a client of a started server: it ends in /v1, where both protocols begin.
 func (s *Server) URL() string { return "http://" + s.addr + "/v1" }
 
 // Close ends a started server and every call that it is busy with.
@@ -222,28 +228,28 @@ func (s *Server) wait(ctx context.Context, there func() bool) ([]Call, error) {
 
 const requestLimit = 64 << 20
 
-func (s *Server) chat(w http.ResponseWriter, r *http.Request) {
-	call := Call{In: time.Now(), URL: r.URL.RequestURI(), Key: r.Header.Get("Idempotency-Key"), Header: r.Header.Clone()}
+func (s *Server) call(w http.ResponseWriter, r *http.Request, p protocol) {
+	call := Call{In: time.Now(), API: p.api, URL: r.URL.RequestURI(), Key: r.Header.Get("Idempotency-Key"), Header: r.Header.Clone()}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, requestLimit))
 	call.Body = body
 	if err == nil {
-		err = json.Unmarshal(body, &call.Request)
+		call.Request, err = p.decode(r.Header, body)
 	}
 	if !json.Valid(body) {
 		call.Body, _ = json.Marshal(string(body)) // a string always marshals
 	}
 	s.arrived(&call)
-	out := &writer{w: w, r: r}
+	out := &writer{w: w, r: r, proto: p}
 	defer func() {
 		// Also after http.ErrAbortHandler, which breaks the connection.
 		call.Status, call.Whole, call.Fault, call.Answered = out.status, out.whole, out.fault, time.Now()
 		s.done(call)
 	}()
 	if err != nil {
-		out.fail(http.StatusBadRequest, apiError{Message: "the body is no request: " + err.Error(), Type: "invalid_request_error"})
+		out.reply(call.Request, Reply{Status: http.StatusBadRequest, Error: err.Error()})
 		return
 	}
-	out.reply(call.Request, s.reply(call))
+	out.reply(call.Request, s.reply(call, p))
 }
 
 func (s *Server) arrived(c *Call) {
@@ -274,13 +280,13 @@ func (s *Server) signal() {
 }
 
 // reply decides what a call gets.
-func (s *Server) reply(c Call) Reply {
-	if s.config.Key != "" && c.Header.Get("Authorization") != "Bearer "+s.config.Key {
+func (s *Server) reply(c Call, p protocol) Reply {
+	if s.config.Key != "" && p.key(c.Header) != s.config.Key {
 		return Reply{Status: http.StatusUnauthorized, Error: "Incorrect API key provided.", Code: "invalid_api_key"}
 	}
 	for _, f := range s.config.Refuse {
 		if c.Request.uses(f) {
-			return refusal(f)
+			return p.refusal(f)
 		}
 	}
 	if s.config.Answer != nil {
@@ -320,7 +326,11 @@ func (r Request) uses(feature string) bool {
 	switch feature {
 	case "tools":
 		return len(r.Tools) > 0
-	case "response_format":
+	case "cache_control":
+		return r.marked > 0
+	case "thinking":
+		return r.thinking
+	case "response_format", "output_config":
 		return len(r.ResponseFormat) > 0
 	case "stream_options":
 		return r.StreamOptions != nil
@@ -335,15 +345,6 @@ func (r Request) uses(feature string) bool {
 	}
 }
 
-func refusal(feature string) Reply {
-	return Reply{
-		Status: http.StatusBadRequest,
-		Error:  fmt.Sprintf("Unsupported parameter: '%s' is not supported with this model.", feature),
-		Code:   "unsupported_parameter",
-		Param:  feature,
-	}
-}
-
 func (s *Server) models(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	_, _ = io.WriteString(w, `{"object":"list","data":[{"id":"echo","object":"model","created":0,"owned_by":"ark"}]}`)
@@ -352,35 +353,4 @@ func (s *Server) models(w http.ResponseWriter, _ *http.Request) {
 func (s *Server) list(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(w).Encode(s.Calls()) // the client may have gone
-}
-
-// UnmarshalJSON accepts a content that is a text, a list of parts, or missing.
-func (m *Message) UnmarshalJSON(b []byte) error {
-	type plain Message
-	var w struct {
-		plain
-		Content json.RawMessage `json:"content"`
-	}
-	if err := json.Unmarshal(b, &w); err != nil {
-		return err
-	}
-	*m = Message(w.plain)
-	if len(w.Content) == 0 || string(w.Content) == "null" {
-		return nil
-	}
-	if w.Content[0] == '"' {
-		return json.Unmarshal(w.Content, &m.Content)
-	}
-	var parts []struct {
-		Text string `json:"text"`
-	}
-	if err := json.Unmarshal(w.Content, &parts); err != nil {
-		return errors.New("content is neither a text nor a list of parts")
-	}
-	var text strings.Builder
-	for _, p := range parts {
-		text.WriteString(p.Text)
-	}
-	m.Content = text.String()
-	return nil
 }

@@ -1,10 +1,6 @@
 package openai
 
-import (
-	"net/http"
-
-	"arkonis.dev/ark/pkg/llm/exchange"
-)
+import "arkonis.dev/ark/pkg/llm/exchange"
 
 // What a server may refuse.
 const (
@@ -36,10 +32,7 @@ func note(f exchange.Features, model, server string) string {
 
 // refusedFeature finds out which of the features that a request used its server refuses, 0 if none.
 func refusedFeature(status int, said exchange.Said, used exchange.Features, sentLimit string) exchange.Features {
-	switch status {
-	case 0, http.StatusBadRequest, http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusUnprocessableEntity,
-		http.StatusInternalServerError, http.StatusNotImplemented:
-	default:
+	if !exchange.Refusable(status) {
 		return 0
 	}
 	unsupported := said.Unsupported()

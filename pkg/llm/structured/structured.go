@@ -182,6 +182,21 @@ func (d Dialect) closedList(raw json.RawMessage, depth int) (json.RawMessage, Fi
 	return b, f
 }
 
+// ObjectSchema is the schema of a tool's arguments for a server that wants to see type object at the root: the same
+// schema, in its order, without the keywords to drop at the root. The error is of one that is no JSON object.
+func ObjectSchema(schema json.RawMessage, drop ...string) (json.RawMessage, error) {
+	var check map[string]json.RawMessage
+	if err := json.Unmarshal(schema, &check); err != nil {
+		return nil, err
+	}
+	members, err := object(schema)
+	if err != nil {
+		return nil, err
+	}
+	members = slices.DeleteFunc(members, func(m member) bool { return m.key == "type" || slices.Contains(drop, m.key) })
+	return encode(slices.Insert(members, 0, member{"type", json.RawMessage(`"object"`)})), nil
+}
+
 // object reads the members of a JSON object in their order.
 func object(raw json.RawMessage) ([]member, error) {
 	dec := json.NewDecoder(bytes.NewReader(raw))

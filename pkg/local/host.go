@@ -27,6 +27,7 @@ type host struct {
 	stream   bool
 
 	server *queue.Server
+	js     jetstream.JetStream
 	queue  *queue.Queue
 	runs   *runStore
 
@@ -99,9 +100,8 @@ func (h *host) open(ctx context.Context, store string) error {
 	storage := jetstream.FileStorage
 	if store == "" {
 		storage = jetstream.MemoryStorage
-	} else if err := forgetTasks(ctx, js); err != nil {
-		return err
 	}
+	h.js = js
 	var g errgroup.Group
 	g.Go(func() (err error) {
 		h.queue, err = queue.Open(ctx, nc, queue.Config{Storage: storage, Logger: h.log})
@@ -134,28 +134,49 @@ func openRuns(ctx context.Context, js jetstream.JetStream, storage jetstream.Sto
 // storeLimit bounds the records of all runs of a host, in bytes.
 const storeLimit = 256 << 20
 
-// forgetTasks empties the queue of tasks and forgets who held them. The process that queued them is dead, as this one
-// holds the store's lock; whatever a run that goes on still needs is queued again by its engine and its agents, at
-// once instead of when the dead agents' time to acknowledge is over. Tasks of runs that nobody goes on with must not
-// be worked on.
-func forgetTasks(ctx context.Context, js jetstream.JetStream) error {
-	stream, err := js.Stream(ctx, queue.StreamTasks)
-	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		return nil
-	}
+// inherit makes a store that a dead process left behind fit for this one, which goes on with the given runs only. What
+// the dead agents held is delivered again at once, instead of when their time to acknowledge is over. Tasks of other
+// runs are taken off the queue, as nobody is there to use their results; whoever goes on with those runs derives the
+// tasks again.
+func (h *host) inherit(ctx context.Context, runs map[string]bool) error {
+	stream, err := h.js.Stream(ctx, queue.StreamTasks)
 	if err != nil {
-		return fmt.Errorf("open the queue: %w", err)
+		return fmt.Errorf("take the store over: %w", err)
 	}
 	consumers := stream.ConsumerNames(ctx)
 	for name := range consumers.Name() {
 		if err := stream.DeleteConsumer(ctx, name); err != nil {
-			return fmt.Errorf("open the queue: forget a dead agent: %w", err)
+			return fmt.Errorf("take the store over: forget a dead agent: %w", err)
 		}
 	}
-	if err := errors.Join(consumers.Err(), stream.Purge(ctx)); err != nil {
-		return fmt.Errorf("open the queue: forget tasks of a dead process: %w", err)
+	if err := consumers.Err(); err != nil {
+		return fmt.Errorf("take the store over: %w", err)
+	}
+	if err := dropTasks(ctx, stream, runs); err != nil {
+		return fmt.Errorf("take the store over: remove tasks of other runs: %w", err)
 	}
 	return nil
+}
+
+// dropTasks removes the tasks of all runs but some. Those of the others must stay: the server would take them, queued
+// again, for doubles of what it has.
+func dropTasks(ctx context.Context, stream jetstream.Stream, keep map[string]bool) error {
+	for seq := uint64(1); ; seq++ {
+		m, err := stream.GetMsg(ctx, seq, jetstream.WithGetMsgSubject("ark.task.>"))
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		seq = m.Sequence
+		if t, err := task.Decode[task.Task](m.Data); err == nil && keep[t.Run.UID] {
+			continue
+		}
+		if err := stream.DeleteMsg(ctx, seq); err != nil {
+			return err
+		}
+	}
 }
 
 // equip starts the work service and one runtime for each agent. They outlive an interrupted ctx: they are needed to

@@ -4,20 +4,26 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
 	v1alpha1 "arkonis.dev/ark/pkg/apis/v1alpha1"
 	"arkonis.dev/ark/pkg/llm/modelserver"
 	"arkonis.dev/ark/pkg/local"
 	"arkonis.dev/ark/pkg/manifest"
+	"arkonis.dev/ark/pkg/queue"
 )
 
 // childRun is what a process that will be killed is told, in the variable of the same name.
@@ -25,6 +31,11 @@ type childRun struct {
 	File, Store, Resume, BaseURL string
 	Input                        map[string]any
 }
+
+var (
+	kills    = flag.Int("kills", 10, "how often a run is killed")
+	killSeed = flag.Uint64("kill-seed", 7, "of the moments at which a run is killed")
+)
 
 const childVariable = "ARK_TEST_CHILD_RUN"
 
@@ -106,18 +117,20 @@ spec:
   - {name: publish, role: press, dependsOn: [left, right], inputs: {text: "{{ .steps.left.output }}"}}
 `
 
-// slow answers a little later, and lets the writer hand work over before it drafts.
+// slow answers a little later, each time in other words, and lets the writer hand work over before it drafts.
 func slow() modelserver.Config {
-	return modelserver.Config{
-		Delay: 20 * time.Millisecond,
-		Rules: []modelserver.Rule{
-			{When: modelserver.When{System: modelserver.Match("You write"), Tool: modelserver.Match("echo")}, Reply: modelserver.Reply{Text: "the draft"}},
-			{When: modelserver.When{System: modelserver.Match("You write")}, Reply: modelserver.Reply{Tools: []modelserver.Use{
-				{ID: "c1", Name: "delegate", Arguments: `{"role": "checker", "prompt": "check this"}`},
-			}}},
-		},
-	}
+	return modelserver.Config{Delay: 20 * time.Millisecond, Answer: func(c modelserver.Call) *modelserver.Reply {
+		if strings.HasPrefix(c.Request.System(), "You write") && c.Request.Messages[len(c.Request.Messages)-1].Role != "tool" {
+			return &modelserver.Reply{Tools: []modelserver.Use{
+				{ID: words(c), Name: "delegate", Arguments: `{"role": "checker", "prompt": "check this"}`},
+			}}
+		}
+		return &modelserver.Reply{Text: words(c)}
+	}}
 }
+
+// words are what no other answer of the server holds.
+func words(c modelserver.Call) string { return fmt.Sprintf("answer-%d.", c.N) }
 
 // A run is killed at random moments, again and again, and goes on each time. It ends as it would have, and no call
 // whose answer had been kept is made again.
@@ -126,32 +139,35 @@ func TestResumeAfterKill(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "team.yaml")
 	require.NoError(t, os.WriteFile(file, []byte(mixed), 0o600))
-	model, err := modelserver.Start(t.Context(), slow())
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, model.Close()) })
-
-	const seed, rounds = 7, 6
-	random := rand.New(rand.NewPCG(seed, 0))
-	for round := range rounds {
-		kills := round % 4
-		killed := killAndResume(t, childRun{File: file, Store: filepath.Join(dir, fmt.Sprint("store", round)), BaseURL: model.URL()}, random, kills)
-		assertPaidOnce(t, model.Calls(), killed)
+	random := rand.New(rand.NewPCG(*killSeed, 0))
+	all, again := 0, 0
+	for round := 0; all < *kills; round++ {
+		model, err := modelserver.Start(t.Context(), slow())
+		require.NoError(t, err)
+		t.Cleanup(func() { require.NoError(t, model.Close()) })
+		store := filepath.Join(dir, fmt.Sprint("store", round))
+		all += killAndResume(t, childRun{File: file, Store: store, BaseURL: model.URL()}, random, 1+random.IntN(4))
+		again += paidAgain(t, model.Calls(), store)
 	}
+	t.Logf("seed %d: %d kills, %d calls made again because the process died with their answer", *killSeed, all, again)
 }
 
-// killAndResume runs until the end, with some kills on the way, and returns when they were.
-func killAndResume(t *testing.T, c childRun, random *rand.Rand, kills int) (killed []time.Time) {
+// killAndResume runs until the end, with some kills on the way, and returns how many there were.
+func killAndResume(t *testing.T, c childRun, random *rand.Rand, kills int) (killed int) {
 	t.Helper()
 	for attempt := 0; ; attempt++ {
 		cmd, stdout, stderr := c.start(t)
+		// A process that hangs says where.
+		hung := time.AfterFunc(time.Minute, func() { _ = cmd.Process.Signal(syscall.SIGQUIT) })
 		if attempt < kills {
 			timer := time.AfterFunc(time.Duration(40+random.IntN(260))*time.Millisecond, func() { _ = cmd.Process.Kill() })
-			_ = cmd.Wait()
-			timer.Stop()
-			killed = append(killed, time.Now())
+			if cmd.Wait() != nil && !timer.Stop() {
+				killed++
+			}
 		} else {
 			require.NoError(t, cmd.Wait(), stderr.String())
 		}
+		hung.Stop()
 		if report := bytes.TrimSpace([]byte(stdout.String())); len(report) > 0 && json.Valid(report) {
 			var r local.Report
 			require.NoError(t, json.Unmarshal(report, &r))
@@ -165,23 +181,49 @@ func killAndResume(t *testing.T, c childRun, random *rand.Rand, kills int) (kill
 	}
 }
 
-// assertPaidOnce checks the model server's own log: a call is made a second time only if the process died before, or
-// within a moment after, the answer to the first one was there.
-func assertPaidOnce(t *testing.T, calls []modelserver.Call, killed []time.Time) {
+// paidAgain checks the model server's own log against the ledger of the run: a call is made a second time only if the
+// process died before it had kept the first answer. It returns how often that was so.
+func paidAgain(t *testing.T, calls []modelserver.Call, store string) (again int) {
 	t.Helper()
-	const moment = 50 * time.Millisecond
-	answered := map[string]time.Time{}
+	kept := ledgerText(t, store)
+	last := map[string]modelserver.Call{}
 	for _, c := range calls {
 		key := string(c.Body) // no two calls of the run are the same
-		if at, again := answered[key]; again {
-			near := false
-			for _, k := range killed {
-				near = near || (k.Sub(at) < moment && k.Sub(at) > -moment)
-			}
-			require.True(t, near, "call %s was answered at %s and made again at %s; the process was killed at %v", c.Key, at, c.In, killed)
+		if key == "" {
+			continue // the process died while it sent the request
 		}
-		if c.Whole {
-			answered[key] = c.Answered
+		if before, repeated := last[key]; repeated {
+			again++
+			require.False(t, strings.Contains(kept, words(before)), "the answer to call %d was kept, and yet call %d asked the same again", before.N, c.N)
 		}
+		last[key] = c
 	}
+	for _, c := range last {
+		require.True(t, strings.Contains(kept, words(c)), "the newest answer to each call is kept: %d of %d, %s", c.N, len(calls), c.Body)
+	}
+	return again
+}
+
+// ledgerText is all that the ledger of a store holds.
+func ledgerText(t *testing.T, store string) string {
+	t.Helper()
+	s, err := queue.StartServer(t.Context(), queue.ServerConfig{StoreDir: store})
+	require.NoError(t, err)
+	defer s.Shutdown()
+	nc, err := s.Connect("test")
+	require.NoError(t, err)
+	js, err := jetstream.New(nc)
+	require.NoError(t, err)
+	stream, err := js.Stream(t.Context(), queue.StreamLedger)
+	require.NoError(t, err)
+	var b strings.Builder
+	for seq := stream.CachedInfo().State.FirstSeq; seq <= stream.CachedInfo().State.LastSeq; seq++ {
+		m, err := stream.GetMsg(t.Context(), seq)
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			continue
+		}
+		require.NoError(t, err)
+		b.Write(m.Data)
+	}
+	return b.String()
 }

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -75,10 +76,14 @@ func (s *session) run(ctx context.Context) (report *Report, err error) {
 	}
 	defer func() { err = errors.Join(err, h.close()) }()
 	var r *record
+	goesOn := map[string]bool{}
 	if p != nil {
 		r, err = s.newRecord(ctx, h, p)
 	} else {
-		r, p, err = s.findRecord(ctx, h)
+		r, p, goesOn, err = s.findRecord(ctx, h)
+	}
+	if err == nil && s.options.Store != "" {
+		err = h.inherit(ctx, goesOn)
 	}
 	if err != nil {
 		return nil, err
@@ -217,66 +222,64 @@ func (s *session) keepSetup(ctx context.Context, h *host, p *prepared, r *record
 // maxSetup bounds what is read back of the manifests of a run, in bytes.
 const maxSetup = 256 << 20
 
-// findRecord finds the run to go on with and prepares it as it was.
-func (s *session) findRecord(ctx context.Context, h *host) (*record, *prepared, error) {
-	r, err := s.wanted(ctx, h)
+// findRecord finds the run to go on with and prepares it as it was. family are the uids of the run and those below it.
+func (s *session) findRecord(ctx context.Context, h *host) (r *record, p *prepared, below map[string]bool, err error) {
+	all, err := h.runs.all(ctx)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
-	if r.Run.Status.Phase.Terminal() {
-		return r, &prepared{}, nil
+	r, err = s.wanted(all)
+	if err != nil {
+		return nil, nil, nil, err
 	}
+	p = &prepared{}
+	if !r.Run.Status.Phase.Terminal() {
+		p, err = s.prepareAgain(ctx, h, r)
+	}
+	return r, p, family(all, r), err
+}
+
+// prepareAgain prepares a run with the manifests that it was started with.
+func (s *session) prepareAgain(ctx context.Context, h *host, r *record) (*prepared, error) {
 	body, err := h.queue.Text(ctx, *r.Setup, maxSetup)
 	if err != nil {
-		return nil, nil, fmt.Errorf("read the manifests of run %s: %w", r.Run.Name, err)
+		return nil, fmt.Errorf("read the manifests of run %s: %w", r.Run.Name, err)
 	}
 	var was setup
 	d := json.NewDecoder(bytes.NewReader([]byte(body)))
 	if err := d.Decode(&was); err != nil {
-		return nil, nil, fmt.Errorf("read the manifests of run %s: %w", r.Run.Name, err)
+		return nil, fmt.Errorf("read the manifests of run %s: %w", r.Run.Name, err)
 	}
 	if s.options.Manifests != nil {
 		was.Manifests.secrets = byName(s.options.Manifests.Secrets, was.Manifests.namespace)
 	}
 	script, err := parseScript("the run's mock script", []byte(was.MockScript))
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	o := *s.options
 	o.NoMCP = was.NoMCP
 	over := override{Model: cmp.Or(o.Model, was.Override.Model), Provider: cmp.Or(o.Provider, was.Override.Provider)}
-	p, err := was.Manifests.equipRun(r.Run.Spec, over, script, &o, &problems{})
-	return r, p, err
+	return was.Manifests.equipRun(r.Run.Spec, over, script, &o, &problems{})
 }
 
 // wanted finds the record that Options.Resume names.
-func (s *session) wanted(ctx context.Context, h *host) (*record, error) {
+func (s *session) wanted(all []*record) (*record, error) {
+	asked := slices.DeleteFunc(slices.Clone(all), func(r *record) bool { return r.Parent != nil || r.Setup == nil })
 	name := s.options.Resume
-	if name != Latest {
-		r, err := h.runs.get(ctx, name)
-		switch {
-		case err == nil && r.Parent == nil && r.Setup != nil:
+	for _, r := range slices.Backward(asked) {
+		if name == Latest || name == r.Run.Name {
 			return r, nil
-		case err != nil && !errors.Is(err, errNoRun):
-			return nil, err
 		}
 	}
-	all, err := h.runs.asked(ctx)
-	if err != nil {
-		return nil, err
+	if len(asked) == 0 {
+		return nil, configErrorf("there is no run %q in store %s: the store holds none", name, s.options.Store)
 	}
-	if name == Latest && len(all) > 0 {
-		return all[len(all)-1], nil
+	var newest []string
+	for _, r := range asked[max(0, len(asked)-10):] {
+		newest = append(newest, r.Run.Name)
 	}
-	known := "the store holds none"
-	if len(all) > 0 {
-		var list []string
-		for _, r := range all[max(0, len(all)-10):] {
-			list = append(list, r.Run.Name)
-		}
-		known = "the newest are: " + strings.Join(list, ", ")
-	}
-	return nil, configErrorf("there is no run %q in store %s; %s", name, s.options.Store, known)
+	return nil, configErrorf("there is no run %q in store %s; the newest are: %s", name, s.options.Store, strings.Join(newest, ", "))
 }
 
 func runType() metav1.TypeMeta {

@@ -101,8 +101,8 @@ func decodeRecord(entry jetstream.KeyValueEntry) (*record, error) {
 	return r, nil
 }
 
-// asked lists the records of runs that the user asked for, the newest last.
-func (s *runStore) asked(ctx context.Context) ([]*record, error) {
+// all lists the records, those of the newest runs last.
+func (s *runStore) all(ctx context.Context) ([]*record, error) {
 	watch, err := s.kv.WatchAll(ctx, jetstream.IgnoreDeletes())
 	if err != nil {
 		return nil, fmt.Errorf("list runs: %w", err)
@@ -113,22 +113,40 @@ func (s *runStore) asked(ctx context.Context) ([]*record, error) {
 		select {
 		case entry := <-watch.Updates():
 			if entry == nil { // everything that is there was passed
-				slices.SortStableFunc(out, func(a, b *record) int {
-					return a.Run.Spec.Trigger.FiredAt.Compare(b.Run.Spec.Trigger.FiredAt.Time)
-				})
+				slices.SortStableFunc(out, func(a, b *record) int { return a.fired().Compare(b.fired()) })
 				return out, nil
 			}
 			r, err := decodeRecord(entry)
 			if err != nil {
 				return nil, err
 			}
-			if r.Parent == nil {
-				out = append(out, r)
-			}
+			out = append(out, r)
 		case <-ctx.Done():
 			return nil, fmt.Errorf("list runs: %w", context.Cause(ctx))
 		}
 	}
+}
+
+// fired is when the run was asked for.
+func (r *record) fired() time.Time {
+	if t := r.Run.Spec.Trigger; t != nil && t.FiredAt != nil {
+		return t.FiredAt.Time
+	}
+	return r.Run.CreationTimestamp.Time
+}
+
+// family is the uids of a run and of all runs below it.
+func family(all []*record, root *record) map[string]bool {
+	out := map[string]bool{string(root.Run.UID): true}
+	for known := 0; known < len(out); {
+		known = len(out)
+		for _, r := range all {
+			if r.Parent != nil && out[r.Parent.RunUID] {
+				out[string(r.Run.UID)] = true
+			}
+		}
+	}
+	return out
 }
 
 // end writes the status of a run that has ended, unless its record holds an end already, and returns the one that it

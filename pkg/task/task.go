@@ -77,6 +77,8 @@ type Run struct {
 	UID  string `json:"uid"`
 	Name string `json:"name"`
 	Team string `json:"team,omitempty"`
+	// Session is the conversation that the run is a part of, where its trigger named one; see Task.Session.
+	Session string `json:"session,omitempty"`
 }
 
 // Role is one entry of a run's role table: the agent that plays the role and whom it may delegate to.

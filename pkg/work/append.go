@@ -97,13 +97,12 @@ func common(a, b [][]byte) int {
 
 // sendPending sends the pending append until it is decided.
 func (s *Session) sendPending(ctx context.Context) error {
-	p := s.pending
 	limit := min(settleLimit, s.client.poll)
-	if slices.ContainsFunc(p.entries, func(e Entry) bool { return e.Intent != nil }) {
+	if slices.ContainsFunc(s.pending.entries, func(e Entry) bool { return e.Intent != nil }) {
 		limit = s.client.poll
 	}
 	for {
-		wait := untilEnd(ctx, limit)
+		p, wait := s.pending, untilEnd(ctx, limit)
 		var reply appendReply
 		err := s.ask(ctx, verbAppend, appendRequest{s.holder, p.n, p.id, wait.Milliseconds(), p.entries}, &reply, wait)
 		switch {
@@ -112,7 +111,10 @@ func (s *Session) sendPending(ctx context.Context) error {
 		case reply.Waiting:
 			continue
 		case reply.Conflict:
-			return fmt.Errorf("%w: append %d is another one", ErrFenced, p.n)
+			// One that was given up was stored all the same, by a service that had not heard of it.
+			s.appends = p.n
+			s.pending = &pending{n: p.n + 1, id: nuid.Next(), entries: p.entries, texts: p.texts}
+			continue
 		}
 		s.appends, s.pending = p.n, nil
 		return nil

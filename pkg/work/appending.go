@@ -19,7 +19,6 @@ type appending struct {
 	// checked says that the budgets are known to be as the stream has them: no refusal without.
 	checked  bool
 	waitsFor []scopeKey // the budgets that stood in the way
-	have     int        // for errConflict
 }
 
 func (a *appending) decide(t *turn, o *op) step {
@@ -57,7 +56,6 @@ func (a *appending) place(t *turn, j *journal, o *op) (have int, verdict step, e
 	case a.req.N == j.appended && a.req.ID == j.appendID:
 		return min(j.have, len(a.req.Entries)), stepEnded, nil
 	case a.req.N == j.appended:
-		a.have = j.have
 		return 0, stepEnded, errConflict
 	case a.req.N != j.appended+1:
 		return 0, stepEnded, fmt.Errorf("%w: append %d after %d", ErrGone, a.req.N, j.appended)
@@ -289,6 +287,9 @@ func (s *settling) decide(t *turn, o *op) step {
 	j := t.journal(o.key)
 	if j == nil {
 		return stepUnloaded
+	}
+	if j.task != nil && !j.done {
+		return stepEnded // it came back
 	}
 	entries := j.unknown()
 	ends, ok := j.endsOf(t, o, entries)

@@ -204,7 +204,7 @@ func (b *book) journal(ctx context.Context, key queue.Key, fresh bool) (*journal
 		}
 	}
 	v, err, _ := b.flight.Do(queue.CallSubject(key), func() (any, error) {
-		j, _, err := b.read(ctx, key)
+		j, _, err := b.read(ctx, key, nil)
 		if err != nil {
 			return nil, err
 		}
@@ -216,10 +216,9 @@ func (b *book) journal(ctx context.Context, key queue.Key, fresh bool) (*journal
 	return v.(*journal), nil //nolint:forcetypeassert // made above
 }
 
-// read reads a journal and what else is known of its task.
-func (b *book) read(ctx context.Context, key queue.Key) (*journal, []queue.Stored, error) {
+// read reads a journal and what else is known of its task; the task itself may be known.
+func (b *book) read(ctx context.Context, key queue.Key, known *task.Task) (*journal, []queue.Stored, error) {
 	var stored []queue.Stored
-	var known *task.Task
 	var done bool
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() (err error) {
@@ -231,6 +230,9 @@ func (b *book) read(ctx context.Context, key queue.Key) (*journal, []queue.Store
 		return err
 	})
 	g.Go(func() (err error) {
+		if known != nil {
+			return nil
+		}
 		known, err = b.q.Task(ctx, key.Namespace, key.Agent, key.TaskID)
 		if errors.Is(err, queue.ErrNoTask) {
 			return nil

@@ -5,8 +5,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
+	"arkonis.dev/ark/pkg/queue"
 	"arkonis.dev/ark/pkg/task"
 	"arkonis.dev/ark/pkg/work"
 )
@@ -189,6 +191,31 @@ func TestStrayReservationsAreFound(t *testing.T) {
 	var refused *work.BudgetError
 	require.ErrorAs(t, s.Append(t.Context(), intent(1, 41)), &refused)
 	require.Equal(t, []int64{60, 20}, []int64{refused.Spent, refused.Reserved}, "the task that is alive keeps its reservation")
+}
+
+// A task may be out of the queue for a moment, while a process that goes on with a run queues it again. Its calls are not
+// charged under the hands of whoever takes it then.
+func TestTaskThatComesBackKeepsItsCalls(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, work.Config{SettleAfter: 200 * time.Millisecond})
+	stop := w.serve()
+	tk := w.task(runBudget(1000))
+	appends(t, w.take(tk), intent(1, 60))
+	stop()
+	js, err := jetstream.New(w.connect())
+	require.NoError(t, err)
+	require.NoError(t, js.DeleteStream(t.Context(), queue.StreamTasks))
+	w.queue = w.open()
+	w.serve()
+	appends(t, w.take(w.task(runBudget(1000))), intent(1, 1)) // the budget is read now
+	again := w.take(tk)
+	appends(t, again, intent(2, 100))
+	timer := time.NewTimer(500 * time.Millisecond)
+	defer timer.Stop()
+	<-timer.C
+	w.stands("run.run-1", 60, 101)
+	appends(t, again, answer(2, 5))
+	w.stands("run.run-1", 65, 1)
 }
 
 // The lower of two limits on one scope counts, and a task's budgets are bounded.

@@ -28,16 +28,23 @@ const (
 	giveUpTimeout = time.Second
 )
 
+// requester sends a request and returns its answer: a connection, or the service itself.
+type requester interface {
+	RequestMsgWithContext(ctx context.Context, m *nats.Msg) (*nats.Msg, error)
+}
+
 // Client asks the work service on behalf of agents.
 type Client struct {
-	nc      *nats.Conn
+	to      requester
 	timeout time.Duration // answerTimeout
 	poll    time.Duration // pollLimit
 }
 
 // NewClient makes a client on a connection, which stays the caller's.
-func NewClient(nc *nats.Conn) *Client {
-	return &Client{nc: nc, timeout: answerTimeout, poll: pollLimit}
+func NewClient(nc *nats.Conn) *Client { return newClient(nc) }
+
+func newClient(to requester) *Client {
+	return &Client{to: to, timeout: answerTimeout, poll: pollLimit}
 }
 
 // TakeOver takes a task over that the caller got from the queue: from now on the caller alone appends to its journal.
@@ -212,7 +219,7 @@ func unavailable(err error) error {
 func (c *Client) once(ctx context.Context, m *nats.Msg, wait time.Duration) (*nats.Msg, error) {
 	ctx, cancel := context.WithTimeout(ctx, wait+c.timeout)
 	defer cancel()
-	return c.nc.RequestMsgWithContext(ctx, m)
+	return c.to.RequestMsgWithContext(ctx, m)
 }
 
 // pause waits, and says whether the context is still alive.

@@ -8,7 +8,7 @@ import (
 
 // NewImpatientClient sends requests again when no answer came within a time.
 func NewImpatientClient(nc *nats.Conn, d time.Duration) *Client {
-	return &Client{nc: nc, timeout: d, poll: d}
+	return &Client{to: nc, timeout: d, poll: d}
 }
 
 // Waiting is how many reservations wait for others.

@@ -24,7 +24,7 @@ func (s *Service) takeOver(ctx context.Context, c caller, r takeOverRequest) (*t
 		return nil, refusef("a take-over without an id")
 	}
 	key := queue.KeyOf(t)
-	j, stored, err := s.book.read(ctx, key)
+	j, stored, err := s.book.read(ctx, key, t)
 	if err != nil {
 		return nil, err
 	}
@@ -143,7 +143,7 @@ func (s *Service) append(ctx context.Context, c caller, r appendRequest) (*appen
 	select {
 	case <-run.decided:
 		if errors.Is(run.err, errConflict) {
-			return &appendReply{Conflict: true, Have: run.action.have}, nil
+			return &appendReply{Conflict: true}, nil
 		}
 		return &appendReply{}, run.err
 	case <-timer.C:

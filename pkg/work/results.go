@@ -147,10 +147,14 @@ func (endAction) decide(t *turn, o *op) step {
 	return stepEnded
 }
 
-// settleLater charges the open calls of a task that has ended.
+// settleLater charges the open calls of a task that has ended. A task that only left the queue may come back meanwhile.
 func (s *Service) settleLater(ctx context.Context, key queue.Key, strays []scopeKey) {
 	s.group.Go(func() {
 		if !pause(ctx, s.cfg.SettleAfter) {
+			return
+		}
+		if !s.nobodyHolds(ctx, key) {
+			s.keepStrays(key, strays)
 			return
 		}
 		a := &settling{strays: strays}
@@ -181,6 +185,22 @@ func (s *Service) findStrays(ctx context.Context, b *scope) {
 	}
 }
 
+// keepStrays remembers reservations until their task has a result.
+func (s *Service) keepStrays(key queue.Key, budgets []scopeKey) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, b := range budgets {
+		s.rememberStray(key, b)
+	}
+}
+
+func (s *Service) rememberStray(key queue.Key, budget scopeKey) {
+	if s.strays[key] == nil {
+		s.strays[key] = map[scopeKey]bool{}
+	}
+	s.strays[key][budget] = true
+}
+
 // addStray remembers a reservation whose task this process knows nothing of. It says whether it is new.
 func (s *Service) addStray(key queue.Key, budget scopeKey) bool {
 	s.book.mu.Lock()
@@ -191,11 +211,8 @@ func (s *Service) addStray(key queue.Key, budget scopeKey) bool {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.strays[key] == nil {
-		s.strays[key] = map[scopeKey]bool{}
-	}
 	added := !s.strays[key][budget]
-	s.strays[key][budget] = true
+	s.rememberStray(key, budget)
 	return added
 }
 

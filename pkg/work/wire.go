@@ -87,9 +87,8 @@ type appendRequest struct {
 
 type appendReply struct {
 	Waiting bool `json:"waiting,omitempty"` // ask again
-	// Conflict says that the n-th append is another one, of which Have entries are stored.
+	// Conflict says that the n-th append of the epoch is another one, which is stored.
 	Conflict bool `json:"conflict,omitempty"`
-	Have     int  `json:"have,omitempty"`
 }
 
 // withdrawRequest gives up an append: what is not stored of it never will be.

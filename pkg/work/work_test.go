@@ -202,6 +202,35 @@ func TestTakeOverOfAFreshTask(t *testing.T) {
 	require.WithinDuration(t, time.Now(), s.TakenAt(), 5*time.Second)
 }
 
+// A client in the process of the service does without the server between them.
+func TestClientInProcess(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, work.Config{})
+	service, err := work.NewService(w.queue, w.connect(), work.Config{Logger: quiet()})
+	require.NoError(t, err)
+	w.client = service.Client()
+	early, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+	defer cancel()
+	_, err = w.client.TakeOver(early, "default", "writer", "x", "pod")
+	require.ErrorIs(t, err, context.DeadlineExceeded, "nobody runs it")
+
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- service.Run(ctx) }()
+	s := w.take(w.task(runBudget(100)))
+	appends(t, s, intent(1, 60))
+	var refused *work.BudgetError
+	require.ErrorAs(t, s.Append(t.Context(), intent(2, 101)), &refused)
+	body, err := s.PutPayload(t.Context(), noise(1<<20))
+	require.NoError(t, err)
+	part, err := s.GetPayload(t.Context(), *body.Ref, 1<<20-10, 100)
+	require.NoError(t, err)
+	require.Equal(t, noise(1 << 20)[1<<20-10:], part)
+	stop()
+	require.NoError(t, <-ended)
+	require.ErrorIs(t, s.Append(t.Context(), answer(1, 10)), work.ErrUnavailable)
+}
+
 func TestJournalIsReplayed(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, work.Config{})

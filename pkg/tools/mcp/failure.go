@@ -77,6 +77,9 @@ func orCause(err error, l *life) error {
 	if err == nil {
 		return errors.New("the server gave an empty answer")
 	}
+	if wrapped := (*transport.Error)(nil); errors.As(err, &wrapped) {
+		return wrapped.Err
+	}
 	return err
 }
 

@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"time"
 
 	"go.opentelemetry.io/otel/propagation"
 )
@@ -72,6 +73,7 @@ var (
 const (
 	maxErrorBody = 64 << 10 // bytes that are read of a body that comes with an error
 	eventStream  = "text/event-stream"
+	farewell     = 2 * time.Second // for the server to end a session
 )
 
 // wire is how requests to a server are made: with its credentials, to its host only, and with answers that end.
@@ -91,6 +93,12 @@ func (w *wire) client() *http.Client {
 // RoundTrip makes one request.
 func (w *wire) RoundTrip(req *http.Request) (*http.Response, error) {
 	x := exchangeOf(req.Context())
+	if req.Method == http.MethodDelete {
+		// The farewell to a server that may be busy; the library does not read its answer.
+		ctx, cancel := context.WithTimeout(req.Context(), farewell)
+		defer cancel()
+		req = req.WithContext(ctx)
+	}
 	out, err := w.prepare(req, x)
 	if err != nil {
 		closeBody(req)

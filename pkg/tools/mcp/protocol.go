@@ -55,7 +55,7 @@ func (t *tap) SendRequest(ctx context.Context, req transport.JSONRPCRequest) (*t
 
 func (t *tap) send(ctx context.Context, req transport.JSONRPCRequest) (*transport.JSONRPCResponse, error) {
 	if !t.detached {
-		return t.Interface.SendRequest(ctx, req)
+		return t.Interface.SendRequest(undated{ctx}, req)
 	}
 	x := exchangeOf(ctx)
 	x.note(func() { x.sent = true })
@@ -77,6 +77,13 @@ func (t *tap) send(ctx context.Context, req transport.JSONRPCRequest) (*transpor
 		return nil, ctx.Err()
 	}
 }
+
+// undated is a context that ends when it ends, but does not say when: the library keeps clocks of its own otherwise,
+// which run out a moment earlier and with another error.
+type undated struct{ context.Context }
+
+// Deadline is none.
+func (undated) Deadline() (time.Time, bool) { return time.Time{}, false }
 
 // cancelTimeout bounds the notification that a request was given up.
 const cancelTimeout = 5 * time.Second

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"strings"
@@ -98,9 +99,9 @@ func (p *process) Read(b []byte) (int, error) {
 	size := p.meter.addLines(b[:n])
 	p.mu.Unlock()
 	if size > p.limit {
-		err = &sizeError{p.limit}
-		p.life.end(err)
-		return 0, err
+		p.life.end(&sizeError{p.limit})
+		p.stdout.Close() // nobody will read the rest
+		return 0, io.EOF // other errors are logged by the library
 	}
 	if err != nil {
 		select {
@@ -108,6 +109,7 @@ func (p *process) Read(b []byte) (int, error) {
 		case <-time.After(pipeGrace):
 			p.life.end(errors.New("the process closed its stdout"))
 		}
+		err = io.EOF
 	}
 	return n, err
 }

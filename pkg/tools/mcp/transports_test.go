@@ -1,15 +1,20 @@
 package mcp_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
+	"os/signal"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -28,7 +33,9 @@ func serveStdio(kind string) {
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		return
 	case "deaf":
-		select {}
+		deaf()
+	case "family":
+		family()
 	case "dies":
 		fmt.Fprintln(os.Stderr, "cannot start: the key "+os.Getenv("SERVICE_TOKEN")+" is wrong")
 		os.Exit(3)
@@ -56,6 +63,42 @@ func mortal(s *sdk.Server) {
 			return next(ctx, method, req)
 		}
 	})
+}
+
+// deaf answers until its tools are listed and then reads no more.
+func deaf() {
+	in := bufio.NewScanner(os.Stdin)
+	for in.Scan() {
+		var req struct {
+			ID     json.RawMessage
+			Method string
+		}
+		if err := json.Unmarshal(in.Bytes(), &req); err != nil {
+			os.Exit(1)
+		}
+		switch req.Method {
+		case "initialize":
+			fmt.Printf(`{"jsonrpc":"2.0","id":%s,"result":{"protocolVersion":"2025-06-18","capabilities":{"tools":{}},"serverInfo":{"name":"deaf","version":"1"}}}`+"\n", req.ID)
+		case "tools/list":
+			fmt.Printf(`{"jsonrpc":"2.0","id":%s,"result":{"tools":[{"name":"echo","inputSchema":{"type":"object"}}]}}`+"\n", req.ID)
+			<-make(chan struct{})
+		}
+	}
+}
+
+// family leaves a child behind that holds on to what it inherited, tells its number, and does not end when asked.
+func family() {
+	child := exec.Command("sleep", "1000")
+	child.Stdout, child.Stderr = os.Stdout, os.Stderr
+	if err := child.Start(); err != nil {
+		os.Exit(1)
+	}
+	signal.Ignore(syscall.SIGTERM)
+	if err := os.WriteFile(os.Getenv("FAMILY_FILE"), fmt.Appendf(nil, "%d %d", os.Getpid(), child.Process.Pid), 0o600); err != nil {
+		os.Exit(1)
+	}
+	_ = newSDKServer(newWorld(), nil).Run(contextOfProcess(), &sdk.StdioTransport{})
+	<-make(chan struct{})
 }
 
 func stdioConfig(t *testing.T, kind string) mcp.Config {

@@ -45,9 +45,9 @@ func failure(err error) *task.Error {
 	var refused *work.BudgetError
 	switch {
 	case errors.As(err, &known):
-		return &task.Error{Code: known.Code, Message: head(known.Message, maxMessage)}
+		return &task.Error{Code: known.Code, Message: head(known.Message, maxMessage), Scope: known.Scope}
 	case errors.As(err, &refused):
-		return task.Errorf(task.CodeBudgetExceeded, "%v", refused)
+		return &task.Error{Code: task.CodeBudgetExceeded, Message: refused.Error(), Scope: refused.Scope}
 	default:
 		return task.Errorf(task.CodeInternal, "%s", head(err.Error(), maxMessage))
 	}

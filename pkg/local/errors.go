@@ -28,7 +28,7 @@ type FailedError struct {
 	Run     string
 	Phase   v1alpha1.RunPhase // Failed, or Cancelled by somebody else than the caller
 	Step    string            // the step that failed the run, if one did
-	Reason  string            // in one CamelCase word
+	Reason  string            // in one CamelCase word: why the step failed, else why the run did
 	Message string
 }
 

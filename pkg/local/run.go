@@ -149,8 +149,19 @@ func (s *session) drive(ctx context.Context, h *host, r *record) (*Report, error
 	case report.Status == v1alpha1.RunCancelled && cause.Load() == byTimeout:
 		return report, &TimeoutError{Run: r.Run.Name, After: s.options.Timeout}
 	default:
-		return report, &FailedError{Run: r.Run.Name, Phase: report.Status, Step: r.Run.Status.FailedStep, Reason: report.Reason, Message: report.Message}
+		return report, failure(&d.record.Run)
 	}
+}
+
+func failure(run *v1alpha1.ArkRun) *FailedError {
+	s := &run.Status
+	e := &FailedError{Run: run.Name, Phase: s.Phase, Step: s.FailedStep, Reason: completeReason(s), Message: s.Message}
+	for i := range s.Steps {
+		if s.Steps[i].Name == s.FailedStep && e.Reason == v1alpha1.ReasonStepFailed {
+			e.Reason = cmp.Or(s.Steps[i].Reason, e.Reason)
+		}
+	}
+	return e
 }
 
 // resume is how to go on with a run that did not end.

@@ -42,7 +42,33 @@ func ValidateReferences(team *v1alpha1.ArkTeam, l Lookup) []Finding {
 	if r := spec.Routing; r != nil && l.Registries[r.RegistryRef.Name] == nil {
 		missing("spec.routing.registryRef.name", "ArkRegistry", r.RegistryRef.Name, sortedKeys(l.Registries))
 	}
+	for i := range spec.Pipeline {
+		findings = append(findings, missingInputs(team, i, l)...)
+	}
 	return append(findings, teamLoop(team, l)...)
+}
+
+// missingInputs finds what a team that plays a role requires and its step does not give.
+func missingInputs(team *v1alpha1.ArkTeam, i int, l Lookup) []Finding {
+	st := &team.Spec.Pipeline[i]
+	r := team.Role(st.Role)
+	if r == nil || l.Teams[r.ArkTeam] == nil || len(st.Inputs) == 0 {
+		return nil // without inputs the step gives the run's own, which are known when there is a run
+	}
+	var findings []Finding
+	below := l.Teams[r.ArkTeam]
+	for k := range below.Spec.Inputs {
+		in := &below.Spec.Inputs[k]
+		_, given := st.Inputs[in.Name]
+		preset, ok := below.Spec.Input[in.Name]
+		if !in.Required || given || in.Default != nil || ok && !preset.IsNull() {
+			continue
+		}
+		f := failure(stepPath(i)+".inputs", "the team %q requires the input %q, which the step does not give", below.Name, in.Name)
+		f.Hint = fmt.Sprintf("add %s to the step's inputs", in.Name)
+		findings = append(findings, f)
+	}
+	return findings
 }
 
 // teamLoop finds a chain of teams that never ends, anywhere below a team.

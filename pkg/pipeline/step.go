@@ -144,7 +144,7 @@ func (f *fold) startUnits(i int) {
 	st, state := f.p.steps[i], &f.s.Steps[i]
 	atOnce := 1
 	if st.items != nil {
-		atOnce = int(st.spec.ForEach.MaxParallel)
+		atOnce = max(1, int(st.spec.ForEach.MaxParallel)) // a snapshot may be written by hand
 	}
 	f.starting = true
 	for state.Next < len(state.Units) && state.Next-state.Settled < atOnce && state.Phase == v1alpha1.StepRunning && f.s.Ending == nil {

@@ -73,6 +73,7 @@ type Service struct {
 	book     *book
 	uploads  *uploads
 	results  *results
+	memories *memories
 	ready    chan struct{}
 	running  context.Context // of Run, after ready
 	slots    chan struct{}
@@ -102,13 +103,14 @@ func NewService(q *queue.Queue, nc *nats.Conn, cfg Config) (*Service, error) {
 	}
 	s := &Service{
 		cfg: cfg, q: q, nc: nc, instance: nuid.Next(),
-		book:    newBook(q, cfg.Now, cfg.Logger),
-		uploads: newUploads(q),
-		results: newResults(),
-		ready:   make(chan struct{}),
-		slots:   make(chan struct{}, maxRequests),
-		appends: map[appendKey]*running{},
-		strays:  map[queue.Key]map[scopeKey]bool{},
+		book:     newBook(q, cfg.Now, cfg.Logger),
+		uploads:  newUploads(q),
+		results:  newResults(),
+		memories: newMemories(q, cfg.Now),
+		ready:    make(chan struct{}),
+		slots:    make(chan struct{}, maxRequests),
+		appends:  map[appendKey]*running{},
+		strays:   map[queue.Key]map[scopeKey]bool{},
 	}
 	return s, nil
 }
@@ -273,6 +275,10 @@ func (s *Service) answer(ctx context.Context, m *nats.Msg) (any, error) {
 		})
 	case verbGet:
 		return call(ctx, c, m, s.get)
+	case verbMemoryPut:
+		return call(ctx, c, m, s.memoryPut)
+	case verbMemoryGet:
+		return call(ctx, c, m, s.memoryGet)
 	default:
 		return nil, refusef("the work service knows no request %q; is it older than the agent?", verb)
 	}

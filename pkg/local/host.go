@@ -9,6 +9,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
 
+	"arkonis.dev/ark/pkg/local/progress"
 	"arkonis.dev/ark/pkg/queue"
 	"arkonis.dev/ark/pkg/runtime"
 	"arkonis.dev/ark/pkg/task"
@@ -23,7 +24,7 @@ type host struct {
 	agents   map[string]*agent
 	log      *slog.Logger
 	tel      *telemetry.Telemetry
-	observer *observer // nil: nobody looks on
+	observer *progress.Observer // nil: nobody looks on
 	stream   bool
 
 	server *queue.Server
@@ -65,7 +66,7 @@ type hostConfig struct {
 	store    string // folder, or empty for memory
 	log      *slog.Logger
 	tel      *telemetry.Telemetry
-	observer *observer
+	observer *progress.Observer
 	stream   bool
 }
 
@@ -183,13 +184,14 @@ func dropTasks(ctx context.Context, stream jetstream.Stream, keep map[string]boo
 // cancel the run in good order.
 func (h *host) equip(ctx context.Context, c *catalog, agents map[string]*agent, configs []runtime.Config) error {
 	h.catalog, h.agents = c, agents
-	if err := h.startService(ctx); err != nil {
+	service, err := h.startService(ctx)
+	if err != nil {
 		return fmt.Errorf("start the work service: %w", err)
 	}
 	var up context.Context
 	h.agentsUp, up = newPart(ctx)
 	for _, c := range configs {
-		c.Queue, c.Work, c.Logger, c.Telemetry = h.queue, work.NewClient(h.queue.Conn()), h.log, h.tel
+		c.Queue, c.Work, c.Logger, c.Telemetry = h.queue, service.Client(), h.log, h.tel
 		r, err := runtime.New(c)
 		if err != nil {
 			return fmt.Errorf("start agent %s: %w", c.Agent, err)
@@ -199,19 +201,19 @@ func (h *host) equip(ctx context.Context, c *catalog, agents map[string]*agent, 
 	return h.watch()
 }
 
-func (h *host) startService(ctx context.Context) error {
+func (h *host) startService(ctx context.Context) (*work.Service, error) {
 	nc, err := h.server.Connect("work service")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	service, err := work.NewService(h.queue, nc, work.Config{Daily: h.daily, Retries: h.retries, Logger: h.log, Telemetry: h.tel})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	var up context.Context
 	h.serviceUp, up = newPart(ctx)
 	h.serviceUp.group.Go(func() error { return service.Run(up) })
-	return service.Ready(up)
+	return service, service.Ready(up)
 }
 
 // watch passes the hints of tasks on to whoever looks on.
@@ -219,13 +221,13 @@ func (h *host) watch() error {
 	if h.observer == nil {
 		return nil
 	}
-	stop, err := h.queue.WatchProgress("", h.observer.progress)
+	stop, err := h.queue.WatchProgress("", h.observer.Progress)
 	if err != nil {
 		return fmt.Errorf("watch the agents: %w", err)
 	}
 	h.unwatch = append(h.unwatch, stop)
 	if h.stream {
-		if stop, err = h.queue.WatchChunks("", h.observer.chunk); err != nil {
+		if stop, err = h.queue.WatchChunks("", h.observer.Chunk); err != nil {
 			return fmt.Errorf("watch the agents: %w", err)
 		}
 		h.unwatch = append(h.unwatch, stop)

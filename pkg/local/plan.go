@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	v1alpha1 "arkonis.dev/ark/pkg/apis/v1alpha1"
+	"arkonis.dev/ark/pkg/local/progress"
 )
 
 // PlanReport is what a run would do: `ark run --dry-run`.
@@ -255,7 +256,7 @@ func (p *PlanReport) WriteText(w io.Writer) error {
 		s.write(&b, i+1)
 	}
 	if p.Output != "" {
-		fmt.Fprintf(&b, "Output: %s\n", plain(p.Output))
+		fmt.Fprintf(&b, "Output: %s\n", progress.Plain(p.Output))
 	}
 	fmt.Fprintf(&b, "\n%s\n", p.Bound.words(p.Limit))
 	for _, warning := range p.Warnings {
@@ -279,7 +280,7 @@ func (s PlanStep) write(b *strings.Builder, number int) {
 	b.WriteByte('\n')
 	list := func(title string, items []string) {
 		if len(items) > 0 {
-			fmt.Fprintf(b, "   %s: %s\n", title, plain(strings.Join(items, ", ")))
+			fmt.Fprintf(b, "   %s: %s\n", title, progress.Plain(strings.Join(items, ", ")))
 		}
 	}
 	list("after", s.DependsOn)

@@ -21,6 +21,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	v1alpha1 "arkonis.dev/ark/pkg/apis/v1alpha1"
+	"arkonis.dev/ark/pkg/local/progress"
 	"arkonis.dev/ark/pkg/telemetry"
 )
 
@@ -49,7 +50,7 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 		if report != nil {
 			summary = report.Summary()
 		}
-		view.finish(summary)
+		view.Finish(summary)
 	}
 	return report, err
 }
@@ -57,7 +58,7 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 // session is one `ark run`.
 type session struct {
 	options *Options
-	view    view // nil: nobody looks on
+	view    progress.View // nil: nobody looks on
 	log     *slog.Logger
 }
 
@@ -99,11 +100,11 @@ func (s *session) run(ctx context.Context) (report *Report, err error) {
 	return s.drive(ctx, h, r)
 }
 
-func (s *session) observer() *observer {
+func (s *session) observer() *progress.Observer {
 	if s.view == nil {
 		return nil
 	}
-	return newObserver(s.view)
+	return progress.NewObserver(s.view)
 }
 
 // Who ended a run.

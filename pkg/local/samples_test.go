@@ -280,7 +280,7 @@ func TestTeamInATeam(t *testing.T) {
 // A child run whose input does not fit fails the step that it is, with the cause.
 func TestTeamInATeamRefusesItsInput(t *testing.T) {
 	t.Parallel()
-	_, err := local.Run(t.Context(), local.Options{Manifests: load(t, strings.Replace(mixed, `inputs: {text: "{{ .steps.left.output }}"}`, `inputs: {txt: "{{ .steps.left.output }}"}`, 1)), Provider: "mock", Getenv: none})
+	_, err := local.Run(t.Context(), local.Options{Manifests: load(t, strings.Replace(mixed, "{name: text, required: true}", "{name: text, type: number}", 1)), Provider: "mock", Getenv: none})
 	var failed *local.FailedError
 	require.ErrorAs(t, err, &failed)
 	require.ErrorContains(t, err, "text")

@@ -1,4 +1,4 @@
-package local
+package progress
 
 import (
 	"bytes"
@@ -20,11 +20,11 @@ import (
 
 var update = flag.Bool("update", false, "write what the tests saw into their scenario files")
 
-// TestViews runs testdata/view/*.txtar: each *.yaml file of an archive is a moment of a run; "lines" is what a pipe
+// TestViews runs testdata/*.txtar: each *.yaml file of an archive is a moment of a run; "lines" is what a pipe
 // sees of all moments, and *.frame what a terminal of 100 by 12 shows at each.
 func TestViews(t *testing.T) {
 	t.Parallel()
-	files, err := filepath.Glob("testdata/view/*.txtar")
+	files, err := filepath.Glob("testdata/*.txtar")
 	require.NoError(t, err)
 	require.NotEmpty(t, files)
 	for _, name := range files {
@@ -60,7 +60,7 @@ func play(t *testing.T, a *txtar.Archive) {
 		}
 	}
 	var lines bytes.Buffer
-	view := newLineView(&lines)
+	view := NewLines(&lines)
 	a.Files = nil
 	for _, f := range moments {
 		var m moment
@@ -76,7 +76,7 @@ func play(t *testing.T, a *txtar.Archive) {
 		frame := strings.Join(frame(s.rows(), m.Now, 100, 12, false), "\n") + "\n"
 		a.Files = append(a.Files, f, txtar.File{Name: strings.TrimSuffix(f.Name, ".yaml") + ".frame", Data: []byte(frame)})
 	}
-	view.finish("Run Succeeded in 6.3s - 2466 tokens")
+	view.Finish("Run Succeeded in 6.3s - 2466 tokens")
 	a.Files = append(a.Files, txtar.File{Name: "lines", Data: lines.Bytes()})
 }
 
@@ -84,7 +84,7 @@ func play(t *testing.T, a *txtar.Archive) {
 func TestLiveViewRedrawsInPlace(t *testing.T) {
 	t.Parallel()
 	var out bytes.Buffer
-	v := newLiveView(&out, Terminal{Size: func() (int, int) { return 60, 10 }})
+	v := NewScreen(&out, Terminal{Size: func() (int, int) { return 60, 10 }})
 	v.show(scene{runs: []sceneRun{{status: v1alpha1.ArkRunStatus{Steps: []v1alpha1.StepStatus{
 		{Name: "a", Phase: v1alpha1.StepRunning}, {Name: "b", Phase: v1alpha1.StepPending},
 	}}}}})
@@ -93,7 +93,7 @@ func TestLiveViewRedrawsInPlace(t *testing.T) {
 	v.show(scene{runs: []sceneRun{{status: v1alpha1.ArkRunStatus{Steps: []v1alpha1.StepStatus{
 		{Name: "a", Phase: v1alpha1.StepSucceeded}, {Name: "b", Phase: v1alpha1.StepSkipped},
 	}}}}})
-	v.finish("done")
+	v.Finish("done")
 	require.Equal(t, []string{"a log line", " ✓ a    Succeeded", " - b    Skipped", "done"}, screen(t, out.String()))
 }
 
@@ -130,63 +130,4 @@ func screen(t *testing.T, written string) []string {
 		}
 	}
 	return lines
-}
-
-func TestReportJSON(t *testing.T) {
-	t.Parallel()
-	var run v1alpha1.ArkRun
-	require.NoError(t, yaml.UnmarshalStrict([]byte(`
-metadata: {name: newsroom-run-0123456789}
-spec: {teamRef: {name: newsroom}}
-status:
-  phase: Failed
-  message: "step writer failed: ProviderAuth: the server refuses the key"
-  failedStep: writer
-  startTime: "2026-01-02T03:04:05.000000Z"
-  completionTime: "2026-01-02T03:04:06.250000Z"
-  totalTokenUsage: {inputTokens: 30, outputTokens: 12, cachedTokens: 8, totalTokens: 42}
-  conditions: [{type: Complete, status: "True", reason: StepFailed, message: "", lastTransitionTime: null}]
-  steps:
-  - {name: researcher, agent: newsroom-researcher, phase: Succeeded, attempts: 1, output: "<facts>", tokenUsage: {inputTokens: 30, outputTokens: 12, totalTokens: 42},
-     startTime: "2026-01-02T03:04:05.000000Z", completionTime: "2026-01-02T03:04:06.000000Z"}
-  - {name: writer, agent: newsroom-writer, phase: Failed, attempts: 1, reason: ProviderAuth, message: "the server refuses the key"}
-`), &run))
-	var out bytes.Buffer
-	require.NoError(t, newReport(&run, "", func(string) (string, bool) { return "", false }).WriteJSON(&out))
-	require.Equal(t, `{
-  "run": "newsroom-run-0123456789",
-  "team": "newsroom",
-  "status": "Failed",
-  "reason": "StepFailed",
-  "message": "step writer failed: ProviderAuth: the server refuses the key",
-  "durationMs": 1250,
-  "tokens": {
-    "input": 30,
-    "output": 12,
-    "cached": 8,
-    "total": 42
-  },
-  "output": "",
-  "steps": [
-    {
-      "name": "researcher",
-      "agent": "newsroom-researcher",
-      "status": "Succeeded",
-      "tokens": 42,
-      "durationMs": 1000,
-      "attempts": 1,
-      "output": "<facts>"
-    },
-    {
-      "name": "writer",
-      "agent": "newsroom-writer",
-      "status": "Failed",
-      "tokens": 0,
-      "durationMs": 0,
-      "attempts": 1,
-      "error": "ProviderAuth: the server refuses the key"
-    }
-  ]
-}
-`, out.String())
 }

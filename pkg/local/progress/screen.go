@@ -1,4 +1,4 @@
-package local
+package progress
 
 import (
 	"fmt"
@@ -33,9 +33,9 @@ func (t Terminal) size() (columns, lines int) {
 	return columns, lines
 }
 
-// liveView shows a run as one line per step, redrawn in place. It is safe for concurrent use. Whoever makes one calls
-// finish.
-type liveView struct {
+// Screen shows a run as one line per step, redrawn in place. It is safe for concurrent use. Whoever makes one calls
+// Finish.
+type Screen struct {
 	terminal Terminal
 	stop     chan struct{}
 	stopped  chan struct{}
@@ -46,13 +46,14 @@ type liveView struct {
 	drawn int // lines of the last frame
 }
 
-func newLiveView(w io.Writer, t Terminal) *liveView {
-	v := &liveView{w: w, terminal: t, stop: make(chan struct{}), stopped: make(chan struct{})}
+// NewScreen makes a view on a terminal, whose Size may be asked at any time.
+func NewScreen(w io.Writer, t Terminal) *Screen {
+	v := &Screen{w: w, terminal: t, stop: make(chan struct{}), stopped: make(chan struct{})}
 	go v.redraw()
 	return v
 }
 
-func (v *liveView) redraw() {
+func (v *Screen) redraw() {
 	defer close(v.stopped)
 	ticker := time.NewTicker(frameInterval)
 	defer ticker.Stop()
@@ -69,17 +70,17 @@ func (v *liveView) redraw() {
 }
 
 // show takes the newest scene; it is drawn with the next frame.
-func (v *liveView) show(s scene) {
+func (v *Screen) show(s scene) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.scene = s
 }
 
 // chunk does nothing: a live view has no room for texts.
-func (v *liveView) chunk(string, string) {}
+func (v *Screen) chunk(string, string) {}
 
 // Write puts whole lines of a log above the view.
-func (v *liveView) Write(p []byte) (int, error) {
+func (v *Screen) Write(p []byte) (int, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.erase()
@@ -88,8 +89,8 @@ func (v *liveView) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// finish draws the last frame, which stays, and writes the line that ends a run.
-func (v *liveView) finish(summary string) {
+// Finish draws the last frame, which stays, and writes the line that ends a run.
+func (v *Screen) Finish(summary string) {
 	close(v.stop)
 	<-v.stopped
 	v.mu.Lock()
@@ -102,12 +103,12 @@ func (v *liveView) finish(summary string) {
 }
 
 // tall is the terminal without an end: the last frame may scroll.
-func (v *liveView) tall(t Terminal) func() (int, int) {
+func (v *Screen) tall(t Terminal) func() (int, int) {
 	columns, _ := t.size()
 	return func() (int, int) { return columns, 1 << 20 }
 }
 
-func (v *liveView) draw(now time.Time) {
+func (v *Screen) draw(now time.Time) {
 	columns, lines := v.terminal.size()
 	frame := frame(v.scene.rows(), now, columns, lines-1, v.terminal.Color)
 	var b strings.Builder
@@ -123,7 +124,7 @@ func (v *liveView) draw(now time.Time) {
 	_, _ = io.WriteString(v.w, b.String()) // progress that nobody can see ends no run
 }
 
-func (v *liveView) erase() {
+func (v *Screen) erase() {
 	if v.drawn > 0 {
 		_, _ = fmt.Fprintf(v.w, "\x1b[%dA\r\x1b[J", v.drawn)
 		v.drawn = 0
@@ -149,7 +150,7 @@ func frame(rows []row, now time.Time, columns, lines int, color bool) []string {
 			text += fmt.Sprintf("  %d tokens", r.tokens)
 		}
 		if !r.start.IsZero() {
-			text += "  " + seconds(r.elapsed(now))
+			text += "  " + Seconds(r.elapsed(now))
 		}
 		text = strings.TrimRight(text+suffix("  ", r.detail), " ")
 		out = append(out, paint(cut(text, columns), r.phase, color))

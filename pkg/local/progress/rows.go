@@ -1,4 +1,4 @@
-package local
+package progress
 
 import (
 	"fmt"
@@ -79,7 +79,7 @@ func (s scene) stepRows(out []row, steps []v1alpha1.StepStatus, step *v1alpha1.S
 func (s scene) row(step *v1alpha1.StepStatus) row {
 	r := row{
 		agent: step.Agent, phase: step.Phase, attempts: step.Attempts, iterations: step.Iterations,
-		tokens: tokens(step.TokenUsage).Total, start: at(step.StartTime), end: at(step.CompletionTime),
+		tokens: total(step.TokenUsage), start: at(step.StartTime), end: at(step.CompletionTime),
 	}
 	switch step.Phase {
 	case v1alpha1.StepRunning:
@@ -89,12 +89,12 @@ func (s scene) row(step *v1alpha1.StepStatus) row {
 	case v1alpha1.StepWaiting:
 		r.detail = step.Message
 	case v1alpha1.StepFailed:
-		r.detail = joined(step.Reason, step.Message)
+		r.detail = Reason(step.Reason, step.Message)
 	}
 	if step.SelectedCapability != "" && r.detail == "" {
 		r.detail = "routed to " + step.SelectedCapability
 	}
-	r.detail = plain(r.detail)
+	r.detail = Plain(r.detail)
 	return r
 }
 
@@ -117,15 +117,27 @@ func at(t *metav1.MicroTime) time.Time {
 	return t.Time
 }
 
-func between(start, end *metav1.MicroTime) time.Duration {
-	if start == nil || end == nil {
+func total(u *v1alpha1.TokenUsage) int64 {
+	if u == nil {
 		return 0
 	}
-	return max(0, end.Sub(start.Time))
+	return u.TotalTokens
 }
 
-// seconds is a duration for people: 0.2s, 6.3s, 2m3s.
-func seconds(d time.Duration) string {
+// Reason puts a code before its sentence, unless the sentence begins with it.
+func Reason(code, sentence string) string {
+	switch {
+	case code == "" || strings.HasPrefix(sentence, code):
+		return sentence
+	case sentence == "":
+		return code
+	default:
+		return code + ": " + sentence
+	}
+}
+
+// Seconds is a duration for people: 0.2s, 6.3s, 2m3s.
+func Seconds(d time.Duration) string {
 	switch {
 	case d >= time.Minute:
 		return d.Round(time.Second).String()
@@ -136,8 +148,8 @@ func seconds(d time.Duration) string {
 	}
 }
 
-// plain makes one line of a text that others wrote, without anything that a terminal would obey.
-func plain(s string) string {
+// Plain makes one line of a text that others wrote, without anything that a terminal would obey.
+func Plain(s string) string {
 	clean := strings.Map(func(r rune) rune {
 		if unicode.IsSpace(r) {
 			return ' '

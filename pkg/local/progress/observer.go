@@ -1,4 +1,7 @@
-package local
+// Package progress shows runs to people while they go on: redrawn in place on a terminal (Screen), or as one line per
+// transition (Lines). What it draws is computed by pure functions from the statuses of the runs and the hints of their
+// tasks, which an Observer puts together.
+package progress
 
 import (
 	"io"
@@ -9,18 +12,18 @@ import (
 	"arkonis.dev/ark/pkg/queue"
 )
 
-// view shows a run while it goes on: lineView or liveView. It is also where log lines go.
-type view interface {
+// View shows a run while it goes on: Lines or Screen. It is also where log lines go.
+type View interface {
 	io.Writer
 	show(scene)
 	chunk(step, text string)
-	finish(summary string)
+	Finish(summary string)
 }
 
-// observer puts together what a view shows: the statuses of the runs of one host and what their tasks say of
+// Observer puts together what a view shows: the statuses of the runs of one host and what their tasks say of
 // themselves. It is safe for concurrent use.
-type observer struct {
-	view view
+type Observer struct {
+	view View
 
 	mu    sync.Mutex
 	order []string // uids, the run that was asked for first
@@ -28,12 +31,13 @@ type observer struct {
 	tools map[string][]string // task id -> tools being called, the newest last
 }
 
-func newObserver(v view) *observer {
-	return &observer{view: v, runs: map[string]sceneRun{}, tools: map[string][]string{}}
+// NewObserver makes an Observer that feeds a view.
+func NewObserver(v View) *Observer {
+	return &Observer{view: v, runs: map[string]sceneRun{}, tools: map[string][]string{}}
 }
 
-// run takes in how far a run is. task is the one that a child run carries out.
-func (o *observer) run(uid, task string, status v1alpha1.ArkRunStatus) {
+// Run takes in how far a run is. task is the one that a child run carries out.
+func (o *Observer) Run(uid, task string, status v1alpha1.ArkRunStatus) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if _, known := o.runs[uid]; !known {
@@ -43,7 +47,8 @@ func (o *observer) run(uid, task string, status v1alpha1.ArkRunStatus) {
 	o.show()
 }
 
-func (o *observer) progress(key queue.Key, p queue.Progress) {
+// Progress takes in what a task says of itself.
+func (o *Observer) Progress(key queue.Key, p queue.Progress) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	calls := o.tools[key.TaskID]
@@ -60,7 +65,7 @@ func (o *observer) progress(key queue.Key, p queue.Progress) {
 	o.show()
 }
 
-func (o *observer) show() {
+func (o *Observer) show() {
 	s := scene{tools: make(map[string]string, len(o.tools))}
 	for _, uid := range o.order {
 		s.runs = append(s.runs, o.runs[uid])
@@ -73,10 +78,10 @@ func (o *observer) show() {
 	o.view.show(s)
 }
 
-// chunk passes on a piece of an answer under the name of its step.
-func (o *observer) chunk(key queue.Key, c queue.Chunk) { o.view.chunk(o.step(key), c.Text) }
+// Chunk passes on a piece of an answer under the name of its step.
+func (o *Observer) Chunk(key queue.Key, c queue.Chunk) { o.view.chunk(o.step(key), c.Text) }
 
-func (o *observer) step(key queue.Key) string {
+func (o *Observer) step(key queue.Key) string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for _, s := range o.runs[key.RunUID].status.Steps {

@@ -1,4 +1,4 @@
-package local
+package progress
 
 import (
 	"fmt"
@@ -11,18 +11,19 @@ import (
 	v1alpha1 "arkonis.dev/ark/pkg/apis/v1alpha1"
 )
 
-// lineView shows a run as one line per transition: for pipes, files and CI. It is safe for concurrent use.
-type lineView struct {
+// Lines shows a run as one line per transition: for pipes, files and CI. It is safe for concurrent use.
+type Lines struct {
 	mu     sync.Mutex
 	w      io.Writer
 	seen   map[string]row
 	source string // the step whose streamed text ends what was written, empty at the start of a line
 }
 
-func newLineView(w io.Writer) *lineView { return &lineView{w: w, seen: map[string]row{}} }
+// NewLines makes a view that writes to w.
+func NewLines(w io.Writer) *Lines { return &Lines{w: w, seen: map[string]row{}} }
 
 // show writes what changed since the last scene.
-func (v *lineView) show(s scene) {
+func (v *Lines) show(s scene) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	var b strings.Builder
@@ -44,7 +45,7 @@ func transition(old, r row) string {
 	switch r.phase {
 	case v1alpha1.StepSucceeded:
 		if changed {
-			return fmt.Sprintf(": Succeeded in %s - %d tokens", seconds(r.elapsed(time.Time{})), r.tokens)
+			return fmt.Sprintf(": Succeeded in %s - %d tokens", Seconds(r.elapsed(time.Time{})), r.tokens)
 		}
 	case v1alpha1.StepFailed, v1alpha1.StepSkipped, v1alpha1.StepCancelled:
 		if changed {
@@ -63,7 +64,7 @@ func transition(old, r row) string {
 func ended(r row) string {
 	text := ": " + string(r.phase)
 	if !r.start.IsZero() {
-		text += " in " + seconds(r.elapsed(r.start))
+		text += " in " + Seconds(r.elapsed(r.start))
 	}
 	return text + suffix(" - ", r.detail)
 }
@@ -91,7 +92,7 @@ func suffix(before, text string) string {
 }
 
 // chunk writes a piece of a step's answer as it streams. Whenever the step changes, its name goes before.
-func (v *lineView) chunk(step, text string) {
+func (v *Lines) chunk(step, text string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	text = strings.Map(func(r rune) rune {
@@ -112,14 +113,14 @@ func (v *lineView) chunk(step, text string) {
 }
 
 // endChunk puts what follows on a line of its own.
-func (v *lineView) endChunk() {
+func (v *Lines) endChunk() {
 	if v.source != "" {
 		v.source = ""
 		_, _ = io.WriteString(v.w, "\n")
 	}
 }
 
-func (v *lineView) write(text string) {
+func (v *Lines) write(text string) {
 	if text == "" {
 		return
 	}
@@ -128,15 +129,15 @@ func (v *lineView) write(text string) {
 }
 
 // Write takes whole lines of a log.
-func (v *lineView) Write(p []byte) (int, error) {
+func (v *Lines) Write(p []byte) (int, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.endChunk()
 	return v.w.Write(p)
 }
 
-// finish writes the line that ends a run.
-func (v *lineView) finish(summary string) {
+// Finish writes the line that ends a run.
+func (v *Lines) Finish(summary string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.endChunk()

@@ -72,10 +72,10 @@ func (a *answer) Add(b []byte) (done bool, err error) {
 	case pieceDelta:
 		err = a.grow(p.Index, p.Delta)
 	case pieceEnd:
-		a.count.add(p.Usage, true)
 		if p.Delta != nil {
 			a.end(p.Delta.StopReason, p.Delta.StopDetails)
 		}
+		a.count.add(p.Usage, a.Finished())
 	case pieceStop:
 		return true, nil
 	case pieceError:

@@ -18,6 +18,7 @@ type answer struct {
 	size                     int
 	finish                   string
 	usage                    *task.Usage
+	usageApart               bool // it came without a piece of the answer
 	model, id                string
 	onChunk                  func(llm.Chunk)
 }
@@ -33,8 +34,14 @@ func (a *answer) Begun() bool { return a.size > 0 }
 // Finished says that the finish reason has arrived.
 func (a *answer) Finished() bool { return a.finish != "" }
 
-// Usage is what the server said it used, nil before it said so.
-func (a *answer) Usage() *task.Usage { return a.usage }
+// Usage is what the server said the whole call used. Some servers count with every piece: before the end, only a usage
+// that comes by itself is the last one.
+func (a *answer) Usage() *task.Usage {
+	if a.finish == "" && !a.usageApart {
+		return nil
+	}
+	return a.usage
+}
 
 // Add takes in one piece. The end of a stream is no piece of its own.
 func (a *answer) Add(b []byte) (done bool, err error) { return false, a.add(b) }
@@ -57,7 +64,7 @@ func (a *answer) add(b []byte) error {
 		a.model = exchange.Name(p.Model)
 	}
 	if u, ok := usageOf(p.Usage); ok {
-		a.usage = &u
+		a.usage, a.usageApart = &u, len(p.Choices) == 0
 	}
 	for i := range p.Choices {
 		if err := a.choose(&p.Choices[i]); err != nil {

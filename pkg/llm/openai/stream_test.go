@@ -149,6 +149,19 @@ func TestCutAtEveryByte(t *testing.T) {
 	}
 }
 
+// A usage that counts along is no usage of a call that was cut: more may have followed, and the call is charged in full.
+func TestUsageOfACutCall(t *testing.T) {
+	t.Parallel()
+	const piece = `data: {"choices":[{"index":0,"delta":{"content":"a"}}],"usage":{"prompt_tokens":10,"completion_tokens":1}}` + "\n\n"
+	const apart = `data: {"choices":[],"usage":{"prompt_tokens":10,"completion_tokens":3}}` + "\n\n"
+	h := hear(t, canned{200, "text/event-stream", []byte(piece + piece)}.provider(t), ask("hello"))
+	require.True(t, h.Error.Unknown)
+	require.Nil(t, h.Error.Usage)
+	h = hear(t, canned{200, "text/event-stream", []byte(piece + apart)}.provider(t), ask("hello"))
+	require.True(t, h.Error.Unknown)
+	require.Equal(t, &task.Usage{InputTokens: 10, OutputTokens: 3}, h.Error.Usage)
+}
+
 // teeTransport keeps what the server sent.
 type teeTransport struct{ body *[]byte }
 

@@ -10,8 +10,9 @@ import (
 
 // The protocols of Call.API.
 const (
-	APIChat     = "chat"     // OpenAI's chat completions
-	APIMessages = "messages" // Anthropic's messages
+	APIChat       = "chat"       // OpenAI's chat completions
+	APIMessages   = "messages"   // Anthropic's messages
+	APIEmbeddings = "embeddings" // OpenAI's embeddings
 )
 
 // protocol is how one of them reads a request and writes an answer.

@@ -32,7 +32,8 @@ type Config struct {
 	// Delay is how long the default answer takes, and any reply that has none of its own.
 	Delay time.Duration
 	// Refuse names the features that are answered with 400: "tools", "response_format", "stream_options", "stream",
-	// "max_tokens", "max_completion_tokens"; of messages "tools", "output_config", "cache_control", "thinking", "stream".
+	// "max_tokens", "max_completion_tokens"; of messages "tools", "output_config", "cache_control", "thinking", "stream";
+	// of embeddings "dimensions".
 	Refuse []string
 	// Key, if set, is the bearer token or the X-Api-Key that every call must carry: others get a 401.
 	Key string
@@ -45,7 +46,7 @@ type Call struct {
 	N        int             `json:"n"` // from 1, in the order of arrival
 	In       time.Time       `json:"in"`
 	Answered time.Time       `json:"answered,omitzero"` // when the server was done with it
-	API      string          `json:"api"`               // APIChat or APIMessages
+	API      string          `json:"api"`               // APIChat, APIMessages or APIEmbeddings
 	URL      string          `json:"url"`               // path and query
 	Key      string          `json:"key,omitempty"`     // Idempotency-Key
 	Header   http.Header     `json:"-"`
@@ -70,6 +71,8 @@ type Request struct {
 
 	marked   int  // cache_controls
 	thinking bool // thoughts that went back
+
+	dimensions *int // of embeddings
 }
 
 // StreamOptions asks for a last chunk with the usage.
@@ -122,8 +125,8 @@ func (r Request) last(role string) string {
 	return ""
 }
 
-// Server answers POST /v1/chat/completions and /chat/completions, POST /v1/messages and /messages, GET /calls with its log
-// as a JSON list, and GET /v1/models.
+// Server answers POST /v1/chat/completions and /chat/completions, POST /v1/messages and /messages, POST /v1/embeddings and
+// /embeddings, GET /calls with its log as a JSON list, and GET /v1/models.
 type Server struct {
 	config Config
 	mux    *http.ServeMux
@@ -143,7 +146,7 @@ type Server struct {
 // New makes a Server that listens nowhere: an http.Handler. Start makes one with a port.
 func New(c Config) *Server {
 	s := &Server{config: c, mux: http.NewServeMux(), used: make([]int, len(c.Rules)), wake: make(chan struct{})}
-	for path, p := range map[string]protocol{"chat/completions": chatCompletions(), "messages": messagesAPI()} {
+	for path, p := range map[string]protocol{"chat/completions": chatCompletions(), "messages": messagesAPI(), "embeddings": embeddings()} {
 		handle := func(w http.ResponseWriter, r *http.Request) { s.call(w, r, p) }
 		s.mux.HandleFunc("POST /v1/"+path, handle)
 		s.mux.HandleFunc("POST /"+path, handle)
@@ -336,6 +339,8 @@ func (r Request) uses(feature string) bool {
 		return r.StreamOptions != nil
 	case "stream":
 		return r.Stream
+	case "dimensions":
+		return r.dimensions != nil
 	case "max_tokens":
 		return r.MaxTokens != nil
 	case "max_completion_tokens":

@@ -48,6 +48,7 @@ var protocol = exchange.Protocol{
 // Provider is a client of one model server. It is safe for concurrent use.
 type Provider struct {
 	chat    openaisdk.ChatCompletionService
+	options []option.RequestOption // of every request
 	server  *exchange.Server
 	refused exchange.Refusals
 	newName bool // max_completion_tokens is what the server calls the limit
@@ -59,8 +60,10 @@ func New(c Config) (*Provider, error) {
 	if err != nil {
 		return nil, err
 	}
+	options := clientOptions(c, server)
 	return &Provider{
-		chat:    openaisdk.NewChatCompletionService(clientOptions(c, server)...),
+		chat:    openaisdk.NewChatCompletionService(options...),
+		options: options,
 		server:  server,
 		newName: namesCompletionTokens(server.Host()),
 	}, nil

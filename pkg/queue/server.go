@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"math"
 	"os"
@@ -91,6 +92,9 @@ func StartServer(ctx context.Context, cfg ServerConfig) (*Server, error) {
 func (s *Server) start(ctx context.Context) error {
 	dir, err := s.folder()
 	if err != nil {
+		return err
+	}
+	if err := dropTorn(dir); err != nil {
 		return err
 	}
 	s.ns, err = server.NewServer(&server.Options{
@@ -266,7 +270,7 @@ func ConnectOptions(name string, logger *slog.Logger) []nats.Option {
 	return []nats.Option{
 		nats.Name(name),
 		nats.MaxReconnects(-1),
-		nats.ReconnectWait(200 * time.Millisecond),
+		nats.CustomReconnectDelay(reconnectDelay),
 		nats.ReconnectBufSize(-1),
 		nats.PingInterval(10 * time.Second),
 		nats.MaxPingsOutstanding(2),
@@ -329,4 +333,23 @@ func holder(dir string) int {
 		return 0
 	}
 	return pid
+}
+
+// dropTorn removes consumers that a process was killed in the middle of making: the server does not load them, but the
+// next consumer of the same name would inherit what is left, and wait until the acknowledgements that a dead process
+// owed are overdue. Nothing is lost with them, as tasks live in the stream.
+func dropTorn(store string) error {
+	consumers, err := filepath.Glob(filepath.Join(store, "jetstream", "*", "streams", "*", "obs", "*"))
+	if err != nil {
+		return err
+	}
+	for _, dir := range consumers {
+		if _, err := os.Stat(filepath.Join(dir, "meta.sum")); !errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err := os.RemoveAll(dir); err != nil {
+			return fmt.Errorf("remove half a consumer: %w", err)
+		}
+	}
+	return nil
 }

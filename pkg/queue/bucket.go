@@ -12,8 +12,11 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// BucketMemory is the name of the bucket with what agents remember.
-const BucketMemory = "ark_memory"
+// Names of the buckets.
+const (
+	BucketMemory = "ark_memory" // what agents remember
+	BucketProbes = "ark_probes" // whether the answers of agents make sense
+)
 
 // Bucket holds small values by key that change by compare-and-swap: a JetStream key-value bucket, which the tools for
 // such buckets can read. It is made on first use, so that nobody pays for one that nobody uses, and may hold as many

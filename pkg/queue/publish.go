@@ -2,6 +2,7 @@ package queue
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
@@ -28,6 +29,53 @@ func message(ctx context.Context, subject string, body []byte) *nats.Msg {
 	m.Header.Set(headerVersion, strconv.Itoa(task.Version))
 	Inject(ctx, m.Header)
 	return m
+}
+
+// Submit queues a task. It is fine when the task is there already: a task may be submitted again at any time. Errors:
+// ErrFull, ErrTooLarge, ErrUnavailable; after ErrUnknownOutcome submit again.
+func (q *Queue) Submit(ctx context.Context, t *task.Task) error {
+	body, err := json.Marshal(t)
+	if err != nil {
+		return fmt.Errorf("submit task %s: %w", t.ID, err)
+	}
+	if len(body) > task.MaxBody {
+		return fmt.Errorf("submit task %s: %w: %d bytes", t.ID, ErrTooLarge, len(body))
+	}
+	m := message(ctx, taskSubject(t.Namespace, t.Agent, t.ID), body)
+	m.Header.Set(headerRun, Token(t.Run.UID))
+	if err = q.publish(ctx, m, Token(t.ID)); err != nil && !errors.Is(err, ErrExists) {
+		return fmt.Errorf("submit %s: %w", KeyOf(t), err)
+	}
+	return nil
+}
+
+// Task returns a task as the queue holds it, ErrNoTask when it holds none. It takes nothing out of the queue.
+func (q *Queue) Task(ctx context.Context, namespace, agent, id string) (*task.Task, error) {
+	t, err := q.lookUp(ctx, taskSubject(namespace, agent, id))
+	if err != nil {
+		return nil, fmt.Errorf("task %s of agent %s/%s: %w", id, namespace, agent, err)
+	}
+	return t, nil
+}
+
+func (q *Queue) lookUp(ctx context.Context, subject string) (*task.Task, error) {
+	ctx, cancel := q.bounded(ctx)
+	defer cancel()
+	m, err := q.tasks.GetLastMsgForSubject(ctx, subject)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return nil, ErrNoTask
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	t, err := task.Decode[task.Task](m.Data)
+	if err != nil {
+		return nil, err
+	}
+	if taskSubject(t.Namespace, t.Agent, t.ID) != subject {
+		return nil, fmt.Errorf("subject %s holds %s", subject, KeyOf(t))
+	}
+	return t, nil
 }
 
 // publish stores a message and says in its error whether it was stored. id is Nats-Msg-Id: a help against doubles for

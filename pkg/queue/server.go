@@ -264,27 +264,6 @@ func (s *Server) probe() error {
 	return nil
 }
 
-// ConnectOptions are the settings of every connection of ark: it reconnects for ever, keeps nothing for later while it
-// is cut off (a publish fails at once instead), and notices a dead server within 20 s.
-func ConnectOptions(name string, logger *slog.Logger) []nats.Option {
-	return []nats.Option{
-		nats.Name(name),
-		nats.MaxReconnects(-1),
-		nats.CustomReconnectDelay(reconnectDelay),
-		nats.ReconnectBufSize(-1),
-		nats.PingInterval(10 * time.Second),
-		nats.MaxPingsOutstanding(2),
-		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
-			logger.Warn("queue connection", "connection", name, "error", err)
-		}),
-		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
-			if err != nil {
-				logger.Warn("queue connection lost", "connection", name, "error", err)
-			}
-		}),
-	}
-}
-
 // serverLog passes what the server says to slog: notices are detail, a "fatal" of the server does not end ark.
 type serverLog struct{ log *slog.Logger }
 

@@ -13,13 +13,12 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-
-	"arkonis.dev/ark/pkg/task"
 )
 
 // Defaults of TasksConfig.
 const (
-	DefaultAckWait   = 30 * time.Second
+	// DefaultAckWait lets a task go on within 15 s of its process's death.
+	DefaultAckWait   = 12 * time.Second
 	DefaultHeartbeat = 5 * time.Second
 	// pullExpiry is how long one request for tasks stays with the server before it is made anew.
 	pullExpiry = 30 * time.Second
@@ -27,58 +26,12 @@ const (
 	maxWaiting = 4096
 )
 
-// Submit queues a task. It is fine when the task is there already: a task may be submitted again at any time. Errors:
-// ErrFull, ErrTooLarge, ErrUnavailable; after ErrUnknownOutcome submit again.
-func (q *Queue) Submit(ctx context.Context, t *task.Task) error {
-	body, err := json.Marshal(t)
-	if err != nil {
-		return fmt.Errorf("submit task %s: %w", t.ID, err)
-	}
-	if len(body) > task.MaxBody {
-		return fmt.Errorf("submit task %s: %w: %d bytes", t.ID, ErrTooLarge, len(body))
-	}
-	m := message(ctx, taskSubject(t.Namespace, t.Agent, t.ID), body)
-	m.Header.Set(headerRun, Token(t.Run.UID))
-	if err = q.publish(ctx, m, Token(t.ID)); err != nil && !errors.Is(err, ErrExists) {
-		return fmt.Errorf("submit %s: %w", KeyOf(t), err)
-	}
-	return nil
-}
-
-// Task returns a task as the queue holds it, ErrNoTask when it holds none. It takes nothing out of the queue.
-func (q *Queue) Task(ctx context.Context, namespace, agent, id string) (*task.Task, error) {
-	t, err := q.lookUp(ctx, taskSubject(namespace, agent, id))
-	if err != nil {
-		return nil, fmt.Errorf("task %s of agent %s/%s: %w", id, namespace, agent, err)
-	}
-	return t, nil
-}
-
-func (q *Queue) lookUp(ctx context.Context, subject string) (*task.Task, error) {
-	ctx, cancel := q.bounded(ctx)
-	defer cancel()
-	m, err := q.tasks.GetLastMsgForSubject(ctx, subject)
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return nil, ErrNoTask
-	}
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
-	}
-	t, err := task.Decode[task.Task](m.Data)
-	if err != nil {
-		return nil, err
-	}
-	if taskSubject(t.Namespace, t.Agent, t.ID) != subject {
-		return nil, fmt.Errorf("subject %s holds %s", subject, KeyOf(t))
-	}
-	return t, nil
-}
-
 // TasksConfig says how an agent's process takes tasks.
 type TasksConfig struct {
 	Slots     int           // tasks at once, 1 if 0
 	AckWait   time.Duration // a task is delivered again when nothing was heard of it for so long; DefaultAckWait if 0
 	Heartbeat time.Duration // of the server while no task comes; two missed ones renew the subscription; DefaultHeartbeat if 0
+	Paused    bool          // take none before Resume
 }
 
 func (c *TasksConfig) validate() error {
@@ -113,10 +66,13 @@ type Tasks struct {
 	stop  context.CancelFunc
 	out   chan *Delivery
 	freed chan struct{} // a slot became free
-	done  chan struct{} // everything is handed back
+	// turned says that Pause or Resume was called.
+	turned chan struct{}
+	done   chan struct{} // everything is handed back
 
-	mu   sync.Mutex
-	held int // slots in use
+	mu     sync.Mutex
+	held   int // slots in use
+	paused bool
 }
 
 // Tasks starts to take the tasks of an agent. Several processes may do so for one agent; each task goes to one of
@@ -127,9 +83,11 @@ func (q *Queue) Tasks(ctx context.Context, namespace, agent string, cfg TasksCon
 	}
 	t := &Tasks{
 		q: q, cfg: cfg, ns: namespace, agent: agent, consumer: consumerName(namespace, agent),
-		out:   make(chan *Delivery, cfg.Slots),
-		freed: make(chan struct{}, 1),
-		done:  make(chan struct{}),
+		out:    make(chan *Delivery, cfg.Slots),
+		freed:  make(chan struct{}, 1),
+		turned: make(chan struct{}, 1),
+		done:   make(chan struct{}),
+		paused: cfg.Paused,
 	}
 	t.ctx, t.stop = context.WithCancel(context.WithoutCancel(ctx))
 	if err := t.start(ctx); err != nil {
@@ -175,6 +133,33 @@ func (t *Tasks) Stop(ctx context.Context) error {
 	}
 }
 
+// Pause takes no more tasks, and hands back at once those that Next has not returned, until Resume. Deliveries that
+// were returned stay valid. It does not wait.
+func (t *Tasks) Pause() { t.turn(true) }
+
+// Resume takes tasks again after Pause.
+func (t *Tasks) Resume() { t.turn(false) }
+
+func (t *Tasks) turn(paused bool) {
+	t.mu.Lock()
+	changed := t.paused != paused
+	t.paused = paused
+	t.mu.Unlock()
+	if !changed {
+		return
+	}
+	select {
+	case t.turned <- struct{}{}:
+	default: // the puller is about to look
+	}
+}
+
+func (t *Tasks) isPaused() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.paused
+}
+
 // take claims a slot for a message that arrived, release gives it back.
 func (t *Tasks) take() {
 	t.mu.Lock()
@@ -195,6 +180,9 @@ func (t *Tasks) release() {
 func (t *Tasks) free() int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.paused {
+		return 0
+	}
 	return t.cfg.Slots - t.held
 }
 
@@ -313,6 +301,8 @@ func (p *puller) run() {
 			p.receive(m)
 		case <-p.t.freed:
 			p.ask()
+		case <-p.t.turned:
+			p.turn()
 		case _, ok := <-status:
 			if !ok {
 				status = nil // the connection is closed for good; Stop is still to come
@@ -422,6 +412,18 @@ func (p *puller) renew() {
 		}
 	}
 	p.ask()
+}
+
+// turn follows Pause and Resume. The requests that the server has stay open until the subscription ends, so it ends
+// with a pause, and a new one begins after it.
+func (p *puller) turn() {
+	if !p.t.isPaused() {
+		p.renew()
+		return
+	}
+	p.retry = nil
+	p.drain()
+	p.asked = 0
 }
 
 func (p *puller) subscribe() error {

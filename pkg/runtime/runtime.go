@@ -53,8 +53,8 @@ type Config struct {
 	Queue *queue.Queue
 	Work  *work.Client
 
-	// AckWait is how long the queue waits for a sign of life before it gives a task to another pod; 30 s. Heartbeat
-	// is how often there is one; 10 s.
+	// AckWait is how long the queue waits for a sign of life before it gives a task to another pod; 12 s. Heartbeat
+	// is how often there is one; 4 s.
 	AckWait, Heartbeat time.Duration
 	// Grace is how long running tasks may go on after Run's context ended; then they are handed back. 0: at once.
 	Grace time.Duration
@@ -69,7 +69,7 @@ const (
 	DefaultMaxConcurrentTasks = 5
 	DefaultTimeout            = 120 * time.Second
 	DefaultMaxTurns           = 25
-	DefaultHeartbeat          = 10 * time.Second
+	DefaultHeartbeat          = 4 * time.Second
 	defaultBackoffBase        = 500 * time.Millisecond
 	defaultBackoffMax         = 30 * time.Second
 )

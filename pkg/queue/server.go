@@ -206,13 +206,13 @@ func (s *Server) watch() {
 			return
 		case <-tick.C:
 		}
-		health := s.ns.Healthz(&server.HealthzOptions{})
-		if health.Status == "ok" {
+		cause := s.ailment()
+		if cause == "" {
 			told = false
 			continue
 		}
 		if !told {
-			s.cfg.Logger.Error("the store of the queue cannot be written, it is tried again when it can", "folder", s.cfg.StoreDir, "cause", health.Error)
+			s.cfg.Logger.Error("the store of the queue cannot be written, it is tried again when it can", "folder", s.cfg.StoreDir, "cause", cause)
 			told = true
 		}
 		if err := s.revive(); err != nil {
@@ -221,6 +221,16 @@ func (s *Server) watch() {
 		}
 		s.cfg.Logger.Info("the store of the queue can be written again", "folder", s.cfg.StoreDir)
 	}
+}
+
+// ailment is what is wrong with the store, "" for nothing. The server's own check first demands that it can be had a
+// hold of within a millisecond: that says something about a busy machine, and nothing about the store.
+func (s *Server) ailment() string {
+	health := s.ns.Healthz(&server.HealthzOptions{})
+	if health.Status == "ok" || strings.HasPrefix(health.Error, "failed to be ready for connections") {
+		return ""
+	}
+	return health.Error
 }
 
 // revive restarts JetStream on its folder when the disk takes data again.

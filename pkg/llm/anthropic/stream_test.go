@@ -209,7 +209,7 @@ func FuzzAnswer(f *testing.F) {
 		}
 		require.NotEqual(t, h.Response == nil, h.Error == nil)
 		if h.Error != nil {
-			require.NotContains(t, h.Error.Message, "test-secret")
+			require.NotContains(t, h.Error.Message, "sk-ant-test-secret")
 			require.Less(t, len(h.Error.Message), 2000)
 			require.NotEmpty(t, h.Error.Code)
 			return

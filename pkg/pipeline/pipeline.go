@@ -119,7 +119,6 @@ type Plan struct {
 	deadline  time.Time
 	budgets   []task.Budget
 	routing   *v1alpha1.RunRouting
-	closing   *regexp.Regexp // of step-output tags in any spelling
 }
 
 // step is one compiled step.
@@ -174,7 +173,7 @@ func Compile(run Run, o Options) (*Plan, error) {
 	}
 	p := &Plan{
 		run: run, options: o, input: input, routing: run.Spec.Routing,
-		closing: regexp.MustCompile(closingTag), roles: roleTable(&run.Spec),
+		roles: roleTable(&run.Spec),
 	}
 	p.deadline = deadline(&run)
 	p.budgets = runBudgets(&run)

@@ -171,7 +171,7 @@ func (f *fold) work(i, item int) {
 	}
 	t := TaskState{Kind: task.KindStep, Agent: state.Agent, Team: st.team, Attempt: u.Attempts}
 	var err error
-	feedback := f.p.correction(st, u)
+	feedback := correction(st, u)
 	if st.team != "" {
 		t.Input, err = f.p.childInput(f.s, st, item, feedback)
 	} else if t.Prompt, err = f.p.prompt(f.s, st, item); err == nil && feedback != "" {
@@ -197,7 +197,7 @@ func (f *fold) judge(i, item int) {
 		return
 	}
 	u.Phase = UnitJudging
-	t := TaskState{Kind: task.KindJudge, Agent: state.Agent, Attempt: u.Judgings, Prompt: f.p.judgePrompt(st, prompt, u.Output)}
+	t := TaskState{Kind: task.KindJudge, Agent: state.Agent, Attempt: u.Judgings, Prompt: judgePrompt(st, prompt, u.Output)}
 	u.Judgings++
 	f.open(i, item, t)
 }

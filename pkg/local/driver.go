@@ -79,7 +79,8 @@ func (d *driver) run(ctx context.Context) (string, error) {
 		defer d.running.Wait() // the children: a run ends after them, or they end with ctx
 		return d.drive(ctx)
 	})
-	if err := g.Wait(); err != nil && !(errors.Is(err, context.Canceled) && d.live.Ended()) {
+	// follow is stopped when the run has ended.
+	if err := g.Wait(); err != nil && (!errors.Is(err, context.Canceled) || !d.live.Ended()) {
 		return "", fmt.Errorf("drive run %s: %w", d.record.Run.Name, err)
 	}
 	d.record.Run.Status = d.live.Status(time.Now())

@@ -2,6 +2,7 @@ package local
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -139,9 +140,7 @@ func secretValues(s *corev1.Secret) map[string]string {
 	for k, v := range s.Data {
 		out[k] = string(v)
 	}
-	for k, v := range s.StringData {
-		out[k] = v
-	}
+	maps.Copy(out, s.StringData)
 	return out
 }
 

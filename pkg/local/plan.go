@@ -252,8 +252,8 @@ func (p *PlanReport) WriteText(w io.Writer) error {
 	} else {
 		fmt.Fprintf(&b, "Agent %s\n", p.Agent)
 	}
-	for i, s := range p.Steps {
-		s.write(&b, i+1)
+	for i := range p.Steps {
+		p.Steps[i].write(&b, i+1)
 	}
 	if p.Output != "" {
 		fmt.Fprintf(&b, "Output: %s\n", progress.Plain(p.Output))
@@ -268,14 +268,14 @@ func (p *PlanReport) WriteText(w io.Writer) error {
 	return nil
 }
 
-func (s PlanStep) write(b *strings.Builder, number int) {
-	who := s.Agent
-	if s.Team != "" {
-		who = "team " + s.Team
+func (p *PlanStep) write(b *strings.Builder, number int) {
+	who := p.Agent
+	if p.Team != "" {
+		who = "team " + p.Team
 	}
-	fmt.Fprintf(b, "\n%d. %s - %s", number, s.Name, who)
-	if s.Model != "" {
-		fmt.Fprintf(b, " (model %s, provider %s)", s.Model, s.Provider)
+	fmt.Fprintf(b, "\n%d. %s - %s", number, p.Name, who)
+	if p.Model != "" {
+		fmt.Fprintf(b, " (model %s, provider %s)", p.Model, p.Provider)
 	}
 	b.WriteByte('\n')
 	list := func(title string, items []string) {
@@ -283,15 +283,15 @@ func (s PlanStep) write(b *strings.Builder, number int) {
 			fmt.Fprintf(b, "   %s: %s\n", title, progress.Plain(strings.Join(items, ", ")))
 		}
 	}
-	list("after", s.DependsOn)
-	list("runs", s.Repeats)
-	for _, key := range slices.Sorted(maps.Keys(s.Inputs)) {
-		list("input "+key, []string{s.Inputs[key]})
+	list("after", p.DependsOn)
+	list("runs", p.Repeats)
+	for _, key := range slices.Sorted(maps.Keys(p.Inputs)) {
+		list("input "+key, []string{p.Inputs[key]})
 	}
-	list("checked", s.Checks)
-	list("tools", s.Tools)
-	list("may hand work to", s.Delegates)
-	fmt.Fprintf(b, "   bound: %s\n", s.Bound.brief())
+	list("checked", p.Checks)
+	list("tools", p.Tools)
+	list("may hand work to", p.Delegates)
+	fmt.Fprintf(b, "   bound: %s\n", p.Bound.brief())
 }
 
 func (b Bound) brief() string {

@@ -9,7 +9,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"slices"
 	"strings"
@@ -38,19 +37,17 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	if err := o.validate(); err != nil {
 		return nil, err
 	}
-	view := o.newView()
-	var out io.Writer = io.Discard
-	if view != nil {
-		out = view
+	s := &session{options: &o, view: o.newView(), log: slog.New(slog.DiscardHandler)}
+	if s.view != nil {
+		s.log = telemetry.NewLogger(s.view, telemetry.Text, o.LogLevel)
 	}
-	s := &session{options: &o, view: view, log: telemetry.NewLogger(out, telemetry.Text, o.LogLevel)}
 	report, err := s.run(ctx)
-	if view != nil {
+	if s.view != nil {
 		summary := ""
 		if report != nil {
 			summary = report.Summary()
 		}
-		view.Finish(summary)
+		s.view.Finish(summary)
 	}
 	return report, err
 }

@@ -90,6 +90,7 @@ func (s scene) row(step *v1alpha1.StepStatus) row {
 		r.detail = step.Message
 	case v1alpha1.StepFailed:
 		r.detail = Reason(step.Reason, step.Message)
+	default:
 	}
 	if step.SelectedCapability != "" && r.detail == "" {
 		r.detail = "routed to " + step.SelectedCapability

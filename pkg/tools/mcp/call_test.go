@@ -3,16 +3,16 @@ package mcp_test
 import (
 	"context"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"path/filepath"
 	"runtime/pprof"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -91,7 +91,7 @@ func TestASlowServerIsGivenUpAloneAndToldSo(t *testing.T) {
 			s := newSDKServer(w, nil)
 			h := newHost(t, func() http.Handler { return handler(s) })
 			c := connect(t, mcp.Config{Name: "s", URL: h.url(), CallTimeout: 300 * time.Millisecond})
-			require.Equal(t, tools.Errorf("the tool server s gave no answer within 300ms; whether the call was carried out is unknown."+
+			require.Equal(t, tools.Errorf("the tool server s gave no answer within 300ms. Whether the call was carried out is unknown."+
 				" Find out before you call it again."), c.call("s__slow", "1"))
 			<-w.gone // the server is told to stop
 			require.Equal(t, ok("echo 1"), c.call("s__echo", "1"))
@@ -99,6 +99,45 @@ func TestASlowServerIsGivenUpAloneAndToldSo(t *testing.T) {
 			require.Equal(t, 1, w.count("1"))
 		})
 	}
+}
+
+func TestAServerThatHangsIsGivenUp(t *testing.T) {
+	t.Parallel()
+	hung := make(chan struct{})
+	hangs := func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body) // only then is it seen that the client goes away
+		select {
+		case <-hung:
+			<-r.Context().Done()
+		default:
+			fmt.Fprint(w, listOf("x"))
+		}
+	}
+	c := connect(t, mcp.Config{
+		Name: "s", URL: restWith(t, hangs, hangs), Transport: mcp.REST, Refresh: time.Hour,
+		CallTimeout: 100 * time.Millisecond, ConnectTimeout: 100 * time.Millisecond,
+	})
+	close(hung)
+	require.Contains(t, c.call("s__x", "1").Text, "gave no answer within 100ms")
+	c.until(func() bool { return c.Health()[0].Message == "no answer within 100ms" })
+}
+
+func TestARepeatedCallThatFailsInTheEndSaysThatItMayHaveBeenMade(t *testing.T) {
+	t.Parallel()
+	var h *host
+	h = newHost(t, func() http.Handler {
+		inner := rest(newWorld())
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if strings.HasSuffix(r.URL.Path, "/tools/call") {
+				h.stop()
+				return
+			}
+			inner.ServeHTTP(w, r)
+		})
+	})
+	c := connect(t, mcp.Config{Name: "s", URL: h.url(), Transport: mcp.REST, Patience: 100 * time.Millisecond})
+	r := c.call("s__echo", "1")
+	require.Regexp(t, `^the tool server s cannot be reached: .*\. Whether the call was carried out is unknown\. It may be called again\.`, r.Text)
 }
 
 func TestACancelledTaskEndsItsCalls(t *testing.T) {
@@ -153,29 +192,6 @@ func TestAProcessThatDoesNotStartSaysWhyWithoutItsSecrets(t *testing.T) {
 	require.Equal(t, "start /no/such/program: fork/exec /no/such/program: no such file or directory", missing.Health()[0].Message)
 }
 
-func TestCloseEndsProcessesAndWhatTheyStarted(t *testing.T) {
-	t.Parallel()
-	file := filepath.Join(t.TempDir(), "family")
-	config := stdioConfig(t, "family")
-	config.Env = append(config.Env, "FAMILY_FILE="+file, "PATH="+os.Getenv("PATH"))
-	c := connect(t, config)
-	require.Equal(t, ok("echo 1"), c.call("s__echo", "1"))
-	content, err := os.ReadFile(file)
-	require.NoError(t, err)
-	var parent, child int
-	_, err = fmt.Sscan(string(content), &parent, &child)
-	require.NoError(t, err)
-	c.Close()
-	require.ErrorIs(t, syscall.Kill(parent, 0), syscall.ESRCH)
-	require.Eventually(t, func() bool { return dead(child) }, 5*time.Second, 10*time.Millisecond)
-}
-
-// dead says whether a process is gone, or was killed and waits for whoever inherits it.
-func dead(pid int) bool {
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	return errors.Is(err, os.ErrNotExist) || strings.Contains(string(status), ") Z ")
-}
-
 func TestCloseLeavesNothingRunning(t *testing.T) {
 	t.Parallel()
 	w := newWorld()
@@ -192,7 +208,7 @@ func TestCloseLeavesNothingRunning(t *testing.T) {
 	}
 	dark, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0") // accepts and never answers
 	require.NoError(t, err)
-	t.Cleanup(func() { dark.Close() })
+	t.Cleanup(func() { _ = dark.Close() })
 	configs = append(configs, mcp.Config{Name: "dark", URL: "http://" + dark.Addr().String(), ConnectTimeout: 200 * time.Millisecond})
 
 	const label = "close-test"
@@ -240,8 +256,8 @@ func TestWhatTheServerSaysOfAFailureReachesTheModel(t *testing.T) {
 		"429": {status(429, ""), "the call of the tool server s failed: the server is busy (HTTP 429 Too Many Requests): try again later"},
 		"500": {status(500, "no disk"), "the call of the tool server s failed: HTTP 500 Internal Server Error: no disk"},
 		"422": {status(422, "the date is in the past"), "the call of the tool server s failed: HTTP 422 Unprocessable Entity: the date is in the past"},
-		"503": {status(503, ""), "the connection to the tool server s broke during the call (HTTP 503 Service Unavailable); whether it was carried out is unknown. Find out before you call it again."},
-		"404": {status(404, "gone"), "the tool server s did not take the call: HTTP 404 Not Found: gone. It was not carried out."},
+		"503": {status(503, ""), "the connection to the tool server s broke during the call (HTTP 503 Service Unavailable). Whether the call was carried out is unknown. Find out before you call it again."},
+		"404": {status(404, "gone"), "the tool server s did not take the call: HTTP 404 Not Found: gone. The call was not carried out."},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -312,4 +328,19 @@ func TestServersCannotSendRequestsElsewhere(t *testing.T) {
 		require.False(t, c.Health()[0].Healthy)
 	}
 	require.Empty(t, stolen)
+
+	// The same host without encryption is elsewhere, too: the token would be seen on the way.
+	encrypted := httptest.NewUnstartedServer(nil)
+	encrypted.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		fmt.Fprintf(w, "event: endpoint\ndata: http://%s/x\n\n", encrypted.Listener.Addr())
+		w.(http.Flusher).Flush()
+		<-t.Context().Done()
+	})
+	encrypted.StartTLS()
+	t.Cleanup(encrypted.CloseClientConnections)
+	file := filepath.Join(t.TempDir(), "ca.crt")
+	write(t, file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: encrypted.Certificate().Raw}))
+	c := connect(t, mcp.Config{Name: "s", URL: encrypted.URL, Transport: mcp.SSE, Token: "secret", CAFile: file})
+	require.Equal(t, "the server sent the request to another address, which is refused", c.Health()[0].Message)
 }

@@ -134,7 +134,7 @@ func (c Config) Validate() error {
 	must((c.CertFile == "") == (c.KeyFile == ""), "cert file and key file go together")
 	for _, name := range slices.Sorted(maps.Keys(c.Headers)) {
 		must(!slices.Contains(protocolHeaders, http.CanonicalHeaderKey(name)), "header %s is set by the protocol", name)
-		must(!(http.CanonicalHeaderKey(name) == "Authorization" && c.Token+c.TokenFile != ""),
+		must(http.CanonicalHeaderKey(name) != "Authorization" || c.Token+c.TokenFile == "",
 			"header Authorization and a bearer token exclude each other")
 	}
 	must(c.ConnectTimeout > 0, "connect timeout is negative")

@@ -107,15 +107,15 @@ func (d *dialer) try(ctx, parent context.Context, f form) (*opened, error) {
 	l := newLife(parent)
 	stop := context.AfterFunc(ctx, func() { l.end(context.Cause(ctx)) })
 	// A connection that is lost meanwhile will not answer any more.
-	ctx, cancel := context.WithCancel(ctx)
+	live, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(l.ctx, cancel)()
-	c, err := d.connect(ctx, l, f)
+	c, err := d.connect(live, l, f)
 	if err != nil {
 		l.wait()
 		return nil, err
 	}
-	found, err := list(ctx, c, d.config)
+	found, err := list(live, c, d.config)
 	if err == nil && !stop() {
 		err = context.Cause(l.ctx)
 	}
@@ -164,7 +164,8 @@ func (d *dialer) transport(c *libraryConn, f form) (transport.Interface, error) 
 	switch f.transport {
 	case StreamableHTTP:
 		t, err := transport.NewStreamableHTTP(d.config.URL, transport.WithHTTPBasicClient(d.wire(c.life, false).client()),
-			transport.WithHTTPLogger(silent), transport.WithContinuousListening())
+			transport.WithHTTPLogger(silent),
+			transport.WithContinuousListening()) //nolint:staticcheck // it is how servers of the handshake say what changed
 		return &httpTap{tap{Interface: t, life: c.life, cancels: f.dialect == handshake}}, err
 	case SSE:
 		t, err := transport.NewSSE(d.config.URL, transport.WithHTTPClient(d.wire(c.life, true).client()),

@@ -150,7 +150,7 @@ func readCredential(name string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	content, err := io.ReadAll(io.LimitReader(f, maxCredential+1))
 	if err == nil && len(content) > maxCredential {
 		err = fmt.Errorf("the file %s is larger than %d bytes", name, maxCredential)

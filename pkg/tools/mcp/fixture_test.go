@@ -112,7 +112,7 @@ func newSDKServer(w *world, options *sdk.ServerOptions) *sdk.Server {
 
 // host is an HTTP server that can be restarted at the same address.
 type host struct {
-	t    *testing.T
+	t    testing.TB
 	make func() http.Handler
 	addr string
 
@@ -122,7 +122,7 @@ type host struct {
 	requests atomic.Int64
 }
 
-func newHost(t *testing.T, handler func() http.Handler) *host {
+func newHost(t testing.TB, handler func() http.Handler) *host {
 	h := &host{t: t, make: handler}
 	for h.server == nil {
 		// No port that the system gives to outgoing connections: it must be free again after a restart.

@@ -118,7 +118,7 @@ func (w *wire) RoundTrip(req *http.Request) (*http.Response, error) {
 
 func closeBody(req *http.Request) {
 	if req.Body != nil {
-		req.Body.Close()
+		_ = req.Body.Close()
 	}
 }
 
@@ -177,11 +177,11 @@ func (w *wire) receive(resp *http.Response, x *exchange) (*http.Response, error)
 		return withError(resp, x), nil
 	}
 	if mediaType == "text/html" {
-		resp.Body.Close()
+		_ = resp.Body.Close()
 		return nil, errSpokeHTML
 	}
 	if w.streamOnly && resp.Request.Method == http.MethodGet && resp.StatusCode == http.StatusOK && mediaType != eventStream {
-		resp.Body.Close()
+		_ = resp.Body.Close()
 		return nil, errNotAStream
 	}
 	b := &bounded{
@@ -189,9 +189,12 @@ func (w *wire) receive(resp *http.Response, x *exchange) (*http.Response, error)
 		onCut: func(e *sizeError) { x.note(func() { x.cut = e }) },
 	}
 	if b.events && resp.Request.Method == http.MethodGet {
-		// A stream of notifications that breaks off may mean that the server is gone, and notices are missed until the
-		// next one: time to ask for the list.
+		// A stream of notifications that breaks off may mean that the server is gone, and before one stands notices are
+		// missed: time to ask for the list.
 		b.onEnd = w.life.listChanged
+		if !w.streamOnly {
+			w.life.listChanged()
+		}
 	}
 	resp.Body = b
 	return resp, nil
@@ -200,7 +203,7 @@ func (w *wire) receive(resp *http.Response, x *exchange) (*http.Response, error)
 // withError reads what came with an error, as the library would without a limit.
 func withError(resp *http.Response, x *exchange) *http.Response {
 	body, _ := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody))
-	resp.Body.Close()
+	_ = resp.Body.Close()
 	x.note(func() { x.body = string(body) })
 	resp.Body = io.NopCloser(bytes.NewReader(body))
 	return resp

@@ -179,8 +179,10 @@ func TestNamesAreUniqueAndFitForProviders(t *testing.T) {
 	other := restWith(t, writes(listOf("b__c")), nil)
 	third := restWith(t, writes(listOf("c")), nil)
 	configs := []mcp.Config{
-		{Name: "s.v", URL: url, Transport: mcp.REST}, {Name: "s_v", URL: url, Transport: mcp.REST},
-		{Name: "a", URL: other, Transport: mcp.REST}, {Name: "a__b", URL: third, Transport: mcp.REST},
+		{Name: "s.v", URL: url, Transport: mcp.REST},
+		{Name: "s_v", URL: url, Transport: mcp.REST},
+		{Name: "a", URL: other, Transport: mcp.REST},
+		{Name: "a__b", URL: third, Transport: mcp.REST},
 	}
 	c := connect(t, configs...)
 	names := c.names()

@@ -217,7 +217,9 @@ const (
 // shake begins a connection: start lasts as long as that, ctx as long as the beginning.
 func (c *libraryConn) shake(ctx, start context.Context, d dialect) error {
 	c.client.OnNotification(func(n mcp.JSONRPCNotification) {
-		if n.Method == mcp.MethodNotificationToolsListChanged {
+		switch n.Method {
+		case mcp.MethodNotificationToolsListChanged,
+			mcp.MethodNotificationSubscriptionsAcknowledged: // changes before it were not told
 			c.life.listChanged()
 		}
 	})
@@ -242,8 +244,7 @@ func (c *libraryConn) shake(ctx, start context.Context, d dialect) error {
 // listenPause is the time between two streams of notifications.
 const listenPause = 5 * time.Second
 
-// listen hears of changes from servers of the stateless protocol. As changes may be missed between two streams, each
-// new one counts as a change.
+// listen hears of changes from servers of the stateless protocol.
 func (c *libraryConn) listen() {
 	ctx := c.life.ctx
 	for ctx.Err() == nil {
@@ -251,7 +252,6 @@ func (c *libraryConn) listen() {
 		select {
 		case <-ctx.Done():
 		case <-time.After(jitter(listenPause)):
-			c.life.listChanged()
 		}
 	}
 }

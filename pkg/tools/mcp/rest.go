@@ -35,10 +35,10 @@ func (c *restConn) list(ctx context.Context, cursor string) (page, error) {
 		Tools *[]json.RawMessage `json:"tools"`
 	}
 	if err := json.Unmarshal(answer, &listed); err != nil {
-		return page{}, fail(refusedIt, false, "read the list of tools: %w", err)
+		return page{}, refuse(false, "read the list of tools: %w", err)
 	}
 	if listed.Tools == nil {
-		return page{}, fail(refusedIt, false, "the answer holds no list of tools")
+		return page{}, refuse(false, "the answer holds no list of tools")
 	}
 	return page{Tools: *listed.Tools, Next: listed.Next}, nil
 }
@@ -69,7 +69,7 @@ func (c *restConn) post(ctx context.Context, path string, body any) ([]byte, err
 	if err != nil {
 		return nil, err
 	}
-	defer resp.Body.Close()
+	defer func() { _ = resp.Body.Close() }()
 	answer, err := io.ReadAll(resp.Body)
 	if err != nil {
 		return nil, fmt.Errorf("read the answer: %w", err)

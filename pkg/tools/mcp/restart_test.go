@@ -143,7 +143,7 @@ func TestACallThatIsNotSafeIsNeverMadeTwice(t *testing.T) {
 			for text, r := range results {
 				if r.IsError {
 					unknown++
-					require.Contains(t, r.Text, "whether it was carried out is unknown. Find out before you call it again.")
+					require.Contains(t, r.Text, "Whether the call was carried out is unknown. Find out before you call it again.")
 					require.LessOrEqual(t, w.count(text), 1)
 				} else {
 					require.Equal(t, 1, w.count(text), text)
@@ -225,7 +225,7 @@ func TestAServerThatIsDownKeepsItsToolsAndSaysWhatToDo(t *testing.T) {
 	require.Equal(t, ok("echo 1"), c.call("o__echo", "1"), "another server suffers")
 	r := c.call("s__echo", "2")
 	require.True(t, r.IsError)
-	require.Regexp(t, `^the tool server s cannot be reached: .*connection refused\. The call was not made\. Go on without it, or try again later\.$`, r.Text)
+	require.Regexp(t, `^the tool server s cannot be reached: .*connection refused\. The call was not carried out\. Go on without it, or try again later\.$`, r.Text)
 	require.ErrorContains(t, c.Ready(), "required tool server s: ")
 	require.NotContains(t, c.Ready().Error(), "server o")
 

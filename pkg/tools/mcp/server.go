@@ -42,6 +42,7 @@ type server struct {
 type session struct {
 	*opened
 	served  atomic.Bool // a call was answered
+	late    atomic.Bool // the last call was not answered in time
 	refs    int         // calls that use it; under server.mu
 	retired bool        // no further calls; under server.mu
 	closing bool        // under server.mu
@@ -93,38 +94,38 @@ const steady = 10 * time.Second
 
 var errShort = errors.New("the session was short and of no use")
 
-// session opens a session and keeps it until it ends. An error means that it was of no use.
-func (s *server) session(ctx context.Context) error {
+// session opens a session and keeps it until it ends. An error means that it was of no use, a panic among them.
+func (s *server) session(ctx context.Context) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			s.log.ErrorContext(ctx, "tool server connection panicked", "panic", v, "stack", string(debug.Stack()))
+			err = errors.New("the connection failed internally")
+			s.down(err, 1)
+		}
+	}()
 	o, err := s.connect(ctx)
 	if err != nil {
 		s.down(err, 1)
 		return err
 	}
 	current := &session{opened: o}
+	defer s.retire(current)
 	s.up(current)
 	began := time.Now()
-	cause := s.watch(ctx, current)
-	s.retire(current)
-	s.down(cause, 0)
+	s.down(s.watch(ctx, current), 0)
 	if !current.served.Load() && time.Since(began) < steady {
 		return errShort
 	}
 	return nil
 }
 
-// connect makes one attempt. A panic in it is an attempt that failed.
-func (s *server) connect(ctx context.Context) (o *opened, err error) {
+// connect makes one attempt.
+func (s *server) connect(ctx context.Context) (*opened, error) {
 	s.update(func() { s.began++ })
-	defer func() {
-		if v := recover(); v != nil {
-			s.log.ErrorContext(ctx, "tool server connection panicked", "panic", v, "stack", string(debug.Stack()))
-			err = errors.New("connecting failed internally")
-		}
-	}()
 	bounded, cancel := context.WithTimeoutCause(ctx, s.config.ConnectTimeout,
 		fmt.Errorf("no answer within %s", s.config.ConnectTimeout))
 	defer cancel()
-	o, err = s.dialer.open(bounded, ctx)
+	o, err := s.dialer.open(bounded, ctx)
 	if err != nil && bounded.Err() != nil {
 		return nil, context.Cause(bounded)
 	}
@@ -198,7 +199,7 @@ func (s *server) relist(ctx context.Context, current *session) error {
 	case current.life.ctx.Err() != nil:
 		return context.Cause(current.life.ctx)
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
-		if s.busy(current) {
+		if s.busy(current) && !current.late.Load() {
 			return nil // a server that works on a call need not be able to answer
 		}
 		return fmt.Errorf("no answer within %s", s.config.ConnectTimeout)

@@ -161,8 +161,8 @@ func (s *Servers) Offer(ctx context.Context, set *tools.Set) (*tools.Set, error)
 	return set.With(fitting...)
 }
 
-// Guidance is what the system prompt should say of the servers: for each that has a guidance, how its tools are
-// called and the guidance.
+// Guidance is what the system prompt should say of the servers, in their order. What the servers themselves say of
+// their use is not part of it: their words are data, not orders.
 func (s *Servers) Guidance() []string {
 	var texts []string
 	for _, one := range s.all {

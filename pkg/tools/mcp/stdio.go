@@ -64,11 +64,11 @@ func (p *process) start() (err error) {
 	}
 	p.cmd.Stdin, p.cmd.Stdout = childIn, childOut
 	err = p.cmd.Start()
-	childIn.Close()
-	childOut.Close()
+	_ = childIn.Close()
+	_ = childOut.Close()
 	if err != nil {
-		p.stdin.Close()
-		p.stdout.Close()
+		_ = p.stdin.Close()
+		_ = p.stdout.Close()
 	}
 	return err
 }
@@ -100,8 +100,8 @@ func (p *process) Read(b []byte) (int, error) {
 	p.mu.Unlock()
 	if size > p.limit {
 		p.life.end(&sizeError{p.limit})
-		p.stdout.Close() // nobody will read the rest
-		return 0, io.EOF // other errors are logged by the library
+		_ = p.stdout.Close() // nobody will read the rest
+		return 0, io.EOF     // other errors are logged by the library
 	}
 	if err != nil {
 		select {
@@ -131,7 +131,7 @@ func (p *process) Close() error { return p.stdin.Close() }
 
 // stop ends the process and waits for it.
 func (p *process) stop() {
-	p.stdin.Close()
+	_ = p.stdin.Close()
 	if !p.within(exitGrace) {
 		terminateGroup(p.cmd)
 		if !p.within(termGrace) {
@@ -139,7 +139,7 @@ func (p *process) stop() {
 			<-p.ended
 		}
 	}
-	p.stdout.Close()
+	_ = p.stdout.Close()
 }
 
 func (p *process) within(grace time.Duration) bool {

@@ -78,9 +78,9 @@ func deaf() {
 		}
 		switch req.Method {
 		case "initialize":
-			fmt.Printf(`{"jsonrpc":"2.0","id":%s,"result":{"protocolVersion":"2025-06-18","capabilities":{"tools":{}},"serverInfo":{"name":"deaf","version":"1"}}}`+"\n", req.ID)
+			_, _ = fmt.Fprintf(os.Stdout, `{"jsonrpc":"2.0","id":%s,"result":{"protocolVersion":"2025-06-18","capabilities":{"tools":{}},"serverInfo":{"name":"deaf","version":"1"}}}`+"\n", req.ID)
 		case "tools/list":
-			fmt.Printf(`{"jsonrpc":"2.0","id":%s,"result":{"tools":[{"name":"echo","inputSchema":{"type":"object"}}]}}`+"\n", req.ID)
+			_, _ = fmt.Fprintf(os.Stdout, `{"jsonrpc":"2.0","id":%s,"result":{"tools":[{"name":"echo","inputSchema":{"type":"object"}}]}}`+"\n", req.ID)
 			<-make(chan struct{})
 		}
 	}
@@ -101,7 +101,7 @@ func family() {
 	<-make(chan struct{})
 }
 
-func stdioConfig(t *testing.T, kind string) mcp.Config {
+func stdioConfig(t testing.TB, kind string) mcp.Config {
 	binary, err := os.Executable()
 	require.NoError(t, err)
 	return mcp.Config{Name: "s", Command: binary, Env: []string{stdioVariable + "=" + kind}}

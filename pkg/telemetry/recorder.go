@@ -59,6 +59,10 @@ func (r *Recorder) OnEnd(s sdktrace.ReadOnlySpan) {
 			rec.node.OutputTokens = a.Value.AsInt64()
 		case keyErrorType:
 			errorType = a.Value.AsString()
+		case KeyStep:
+			if s.Name() == "step" { // a tree of steps without their names says little
+				rec.node.Name += " " + a.Value.AsString()
+			}
 		}
 	}
 	if s.Status().Code == codes.Error {

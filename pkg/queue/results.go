@@ -160,7 +160,21 @@ func (r Record) Context(ctx context.Context) context.Context { return Extract(ct
 //
 // It returns when the context ends, a function fails, or the connection is closed for good.
 func (q *Queue) Results(ctx context.Context, runUID string, record func(Record) error, caughtUp func() error) error {
-	if err := q.follow(ctx, runUID, record, caughtUp); err != nil {
+	if err := q.follow(ctx, runUID, 1, record, caughtUp); err != nil {
+		return fmt.Errorf("follow results: %w", err)
+	}
+	return nil
+}
+
+// NewResults passes the records of all runs that are stored from now on, like Results. It calls ready, which must not
+// block, when it misses none any more. One reader for many runs costs the server much less than one for each.
+func (q *Queue) NewResults(ctx context.Context, record func(Record) error, ready func()) error {
+	info, err := q.results.Info(ctx)
+	if err != nil {
+		return fmt.Errorf("follow results: %w: %w", ErrUnavailable, err)
+	}
+	ready() // what is stored from here on stands behind the sequence that the reader begins at
+	if err := q.follow(ctx, "", info.State.LastSeq+1, record, nil); err != nil {
 		return fmt.Errorf("follow results: %w", err)
 	}
 	return nil
@@ -181,11 +195,12 @@ func (q *Queue) unfollow(ctx context.Context, c jetstream.Consumer) {
 
 const unfollowTimeout = time.Second
 
-func (q *Queue) follow(ctx context.Context, runUID string, record func(Record) error, caughtUp func() error) error {
+func (q *Queue) follow(ctx context.Context, runUID string, from uint64, record func(Record) error, caughtUp func() error) error {
 	filters := []string{of("result", runUID), of("delegated", runUID)}
 	c, err := q.js.OrderedConsumer(ctx, StreamResults, jetstream.OrderedConsumerConfig{
 		FilterSubjects:    filters,
-		DeliverPolicy:     jetstream.DeliverAllPolicy,
+		DeliverPolicy:     jetstream.DeliverByStartSequencePolicy,
+		OptStartSeq:       from,
 		InactiveThreshold: time.Minute,
 	})
 	if err != nil {

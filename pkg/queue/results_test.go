@@ -298,3 +298,29 @@ func TestHintsReachWhoeverLooksOn(t *testing.T) {
 	require.NoError(t, q.HintProgress(other, queue.Progress{Event: queue.EventTool, Tool: "search"}))
 	require.Equal(t, "run-2 search", <-got)
 }
+
+// A reader of what is new sees the records of every run, from the moment on at which it is ready, and none before.
+func TestNewResultsBeginWhenReady(t *testing.T) {
+	t.Parallel()
+	q := open(t, startServer(t, ""), queue.Config{Storage: jetstream.MemoryStorage})
+	publish := func(n int) {
+		tk := newTask(n)
+		tk.Run.UID = fmt.Sprint("run", n)
+		_, err := q.PublishResult(t.Context(), queue.KeyOf(tk), newResult(tk, "x"))
+		require.NoError(t, err)
+	}
+	publish(1)
+	enough := errors.New("enough")
+	var seen []string
+	err := q.NewResults(t.Context(), func(r queue.Record) error {
+		if seen = append(seen, r.Key.RunUID); len(seen) == 2 {
+			return enough
+		}
+		return nil
+	}, func() {
+		publish(2)
+		publish(3)
+	})
+	require.ErrorIs(t, err, enough)
+	require.Equal(t, []string{"run2", "run3"}, seen)
+}

@@ -86,7 +86,7 @@ func deaf() {
 	}
 }
 
-// family leaves a child behind that holds on to what it inherited, tells its number, and does not end when asked.
+// family leaves a child behind that holds on to what it inherited, and tells its number. It stays when asked to end.
 func family() {
 	child := exec.Command("sleep", "1000")
 	child.Stdout, child.Stderr = os.Stdout, os.Stderr
@@ -98,7 +98,9 @@ func family() {
 		os.Exit(1)
 	}
 	_ = newSDKServer(newWorld(), nil).Run(contextOfProcess(), &sdk.StdioTransport{})
-	<-make(chan struct{})
+	if os.Getenv("FAMILY_STAYS") != "" {
+		<-make(chan struct{})
+	}
 }
 
 func stdioConfig(t testing.TB, kind string) mcp.Config {
@@ -224,4 +226,23 @@ func TestAWebPageIsNotAServer(t *testing.T) {
 		c := connect(t, mcp.Config{Name: "s", URL: s.URL, Transport: transport})
 		require.Contains(t, c.Health()[0].Message, "web page", transport)
 	}
+}
+
+func TestAStreamThatBreaksWhileConnectingIsNotWaitedFor(t *testing.T) {
+	t.Parallel()
+	posted := make(chan struct{}, 100)
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPost {
+			w.WriteHeader(http.StatusAccepted)
+			posted <- struct{}{}
+			return
+		}
+		w.Header().Set("Content-Type", "text/event-stream")
+		fmt.Fprint(w, "event: endpoint\ndata: /messages\n\n")
+		w.(http.Flusher).Flush()
+		<-posted
+	}))
+	t.Cleanup(s.Close)
+	c := connect(t, mcp.Config{Name: "s", URL: s.URL, Transport: mcp.SSE, ConnectTimeout: time.Hour})
+	require.Equal(t, "the event stream broke off: EOF", c.Health()[0].Message)
 }

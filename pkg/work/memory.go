@@ -135,7 +135,13 @@ func (s *Service) memoryKey(ctx context.Context, c caller, h holder) (string, er
 	if t == nil {
 		return "", ErrGone
 	}
-	return queue.Token(t.Namespace) + "." + queue.Token(t.Agent) + "." + queue.Token(t.Session()), nil
+	return MemoryKey(t), nil
+}
+
+// MemoryKey names the memory that a task shares with the other tasks of its agent and session: three subject tokens with
+// dots between them.
+func MemoryKey(t *task.Task) string {
+	return queue.Token(t.Namespace) + "." + queue.Token(t.Agent) + "." + queue.Token(t.Session())
 }
 
 func (m *memories) put(ctx context.Context, key string, e Remembered, l MemoryLimits) error {

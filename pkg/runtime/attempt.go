@@ -29,11 +29,14 @@ type attempt struct {
 	carry     []work.Entry // applied, and to be journaled with the next batch
 	replaying bool         // the pending tool calls were begun by an earlier attempt
 	streamed  strings.Builder
+	answered  func() // hears of every answer of the model
 }
 
 // newAttempt replays the journal of a session.
-func newAttempt(ctx context.Context, c *Config, s *work.Session, p *place, log *slog.Logger) (*attempt, error) {
+func (r *Runtime) newAttempt(ctx context.Context, s *work.Session, p *place, log *slog.Logger) (*attempt, error) {
+	c := &r.config
 	a := &attempt{config: c, session: s, task: s.Task(), place: p, log: log, tools: c.Tools, replaying: true, model: c.Model}
+	a.answered = func() { r.health.proven(time.Now(), a.model) }
 	if a.task.Model != "" {
 		a.model = a.task.Model
 	}
@@ -41,7 +44,7 @@ func newAttempt(ctx context.Context, c *Config, s *work.Session, p *place, log *
 	if err != nil {
 		return nil, fmt.Errorf("read the task's prompt: %w", err)
 	}
-	messages, err := a.open(text)
+	messages, err := a.open(ctx, text)
 	if err != nil {
 		return nil, err
 	}
@@ -56,7 +59,7 @@ func newAttempt(ctx context.Context, c *Config, s *work.Session, p *place, log *
 
 // open builds the first messages and the tools, as the task's kind wants them: a judge and a router see neither the
 // agent's system prompt nor its tools.
-func (a *attempt) open(text string) ([]llm.Message, error) {
+func (a *attempt) open(ctx context.Context, text string) ([]llm.Message, error) {
 	user := llm.Message{Role: llm.RoleUser, Text: text}
 	switch a.task.Kind {
 	case task.KindJudge, task.KindRoute:
@@ -72,6 +75,9 @@ func (a *attempt) open(text string) ([]llm.Message, error) {
 			more = append(more, d.Tools()...)
 		}
 		set, err := a.tools.With(more...)
+		if err == nil && a.config.Servers != nil {
+			set, err = a.config.Servers.Offer(ctx, set)
+		}
 		if err != nil {
 			return nil, task.Errorf(task.CodeBadTask, "%v", err)
 		}

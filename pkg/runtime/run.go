@@ -15,8 +15,9 @@ import (
 // Config.Grace, hands the rest back, and returns. The error is of the start; a queue that goes away later is waited
 // for.
 func (r *Runtime) Run(ctx context.Context) error {
+	r.prepare()
 	tasks, err := r.config.Queue.Tasks(ctx, r.config.Namespace, r.config.Agent, queue.TasksConfig{
-		Slots: r.config.Limits.MaxConcurrentTasks, AckWait: r.config.AckWait,
+		Slots: r.config.Limits.MaxConcurrentTasks, AckWait: r.config.AckWait, Paused: r.config.Probe != nil || r.config.Servers != nil,
 	})
 	if err != nil {
 		return fmt.Errorf("start agent %s/%s: %w", r.config.Namespace, r.config.Agent, err)
@@ -29,21 +30,60 @@ func (r *Runtime) Run(ctx context.Context) error {
 
 	working, handBack := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer handBack(nil)
-	var group sync.WaitGroup
+	var group, watching sync.WaitGroup
+	watching.Go(func() { r.watch(ctx, tasks) })
+	r.health.set(faultRunning, "")
 	for {
-		d, err := tasks.Next(ctx)
+		d, err := r.next(ctx, tasks)
 		if err != nil {
 			break
 		}
-		if !r.slots.try() {
-			// A waiting task came back while this one was on its way: another pod may have a place.
-			r.logError(ctx, "task was not handed back", d.Nak(0))
-			continue
-		}
-		group.Go(func() { r.work(working, d) })
+		r.begin(ctx, working, d, &group)
 	}
+	r.health.set(faultDrain, "shutting down: no more tasks are taken")
+	watching.Wait()
 	r.drain(working, tasks, handBack, &group)
 	return nil
+}
+
+// next waits for a task and shows meanwhile that the loop is alive.
+func (r *Runtime) next(ctx context.Context, tasks *queue.Tasks) (*queue.Delivery, error) {
+	for {
+		r.health.beat(time.Now())
+		short, cancel := context.WithTimeout(ctx, pulseEvery)
+		d, err := tasks.Next(short)
+		cancel()
+		if err == nil || ctx.Err() != nil || errors.Is(err, queue.ErrStopped) {
+			return d, err
+		}
+	}
+}
+
+// begin works on a task beside the others.
+func (r *Runtime) begin(ctx, working context.Context, d *queue.Delivery, group *sync.WaitGroup) {
+	switch {
+	case r.works(d.Task.ID):
+		// The queue heard nothing of it for too long, because the connection was cut: it goes on where it is. What keeps
+		// the one delivery alive, and what ends it, holds for both.
+		r.logError(ctx, "heartbeat was not sent", d.InProgress())
+		d.Release()
+	case !r.slots.try():
+		// A waiting task came back while this one was on its way: another pod may have a place.
+		r.logError(ctx, "task was not handed back", d.Nak(0))
+	default:
+		ctx, unregister := r.register(working, d.Task.ID)
+		group.Go(func() {
+			defer unregister()
+			r.work(ctx, d)
+		})
+	}
+}
+
+// works says whether a task runs here.
+func (r *Runtime) works(taskID string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.running[taskID] != nil
 }
 
 // drain hands back what was pulled and not begun, and waits for the running tasks.

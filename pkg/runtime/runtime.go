@@ -26,6 +26,7 @@ import (
 	"arkonis.dev/ark/pkg/queue"
 	"arkonis.dev/ark/pkg/telemetry"
 	"arkonis.dev/ark/pkg/tools"
+	"arkonis.dev/ark/pkg/tools/mcp"
 	"arkonis.dev/ark/pkg/work"
 )
 
@@ -45,10 +46,13 @@ type Config struct {
 	Model                 string
 	SystemPrompt          string // composed, see package prompt; the note on step outputs is added if it is missing
 	Provider              llm.Provider
-	Tools                 *tools.Set // nil: none
+	Tools                 *tools.Set   // nil: none
+	Servers               *mcp.Servers // their tools come and go; nil: none. They stay the caller's to close
 	Limits                Limits
 	Temperature, TopP     *float64
 	Backoff               Backoff // between attempts at a model call; 500 ms doubling up to 30 s
+
+	Probe *Probe // asks the model whether its answers make sense; nil: the agent is ready when it is connected
 
 	Queue *queue.Queue
 	Work  *work.Client
@@ -93,6 +97,9 @@ func (c *Config) setDefaults() error {
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
+	if c.Probe != nil {
+		c.Probe = c.Probe.withDefaults()
+	}
 	c.SystemPrompt = prompt.WithNote(c.SystemPrompt)
 	return nil
 }
@@ -123,16 +130,22 @@ func (c *Config) validate() error {
 			return fmt.Errorf("runtime: %s must be above 0", name)
 		}
 	}
+	if c.Probe != nil {
+		if err := c.Probe.validate(); err != nil {
+			return err
+		}
+	}
 	if c.Heartbeat >= c.AckWait {
 		return fmt.Errorf("runtime: Heartbeat (%s) must be below AckWait (%s)", c.Heartbeat, c.AckWait)
 	}
 	return nil
 }
 
-// Runtime runs the tasks of one agent. Make it with New, run it once.
+// Runtime runs the tasks of one agent. Make it with New, and run it; after an error Run may be called again.
 type Runtime struct {
 	config Config
 	slots  *slots
+	health *health
 	log    *slog.Logger
 
 	mu      sync.Mutex
@@ -150,6 +163,7 @@ func New(c Config) (*Runtime, error) {
 	return &Runtime{
 		config:  c,
 		slots:   newSlots(c.Limits.MaxConcurrentTasks),
+		health:  newHealth(),
 		log:     c.Logger.With("agent", c.Agent, "namespace", c.Namespace),
 		running: map[string]context.CancelCauseFunc{},
 	}, nil

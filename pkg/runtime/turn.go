@@ -83,13 +83,11 @@ func (a *attempt) callModel(ctx context.Context) error {
 			return err
 		}
 		a.tell(ctx, queue.Progress{Event: queue.EventCall})
-		resp, err := a.chat(ctx, req)
-		if err == nil {
+		a.streamed.Reset()
+		resp, failure := a.config.chat(ctx, a.task.ID, req, a.chunk(ctx, intent.Call))
+		if failure == nil {
+			a.answered()
 			return a.journalAnswer(ctx, intent, resp)
-		}
-		failure, ok := errors.AsType[*llm.Error](err)
-		if !ok {
-			failure = &llm.Error{Code: task.CodeInternal, Message: err.Error(), Unknown: true, Err: err}
 		}
 		if err := a.put(failedEntries(intent, failure)...); err != nil {
 			return err
@@ -175,30 +173,37 @@ func (a *attempt) pause(ctx context.Context, failure *llm.Error, failed int) err
 	return nil
 }
 
-// chat makes the call. A panic of the provider is an error of this call, of unknown outcome.
-func (a *attempt) chat(ctx context.Context, req llm.Request) (resp *llm.Response, err error) {
-	ctx, span := a.config.Telemetry.StartChat(ctx, telemetry.Chat{
-		Provider: a.config.Provider.Name(), Model: req.Model, Agent: req.Agent, Task: a.task.ID,
+// chat makes a call. A panic of the provider is an error of this call, of unknown outcome.
+func (c *Config) chat(ctx context.Context, taskID string, req llm.Request, onChunk func(llm.Chunk)) (resp *llm.Response, failure *llm.Error) {
+	ctx, span := c.Telemetry.StartChat(ctx, telemetry.Chat{
+		Provider: c.Provider.Name(), Model: req.Model, Agent: req.Agent, Task: taskID,
 		MaxTokens: req.MaxTokens, Temperature: req.Temperature, TopP: req.TopP,
 		Messages: func() string { return text(req.Messages) },
 	})
 	defer func() {
 		if v := recover(); v != nil {
-			a.log.ErrorContext(ctx, "provider panicked", "panic", v, "stack", string(debug.Stack()))
-			resp, err = nil, fmt.Errorf("the %s provider failed internally: %v", a.config.Provider.Name(), v)
+			c.Logger.ErrorContext(ctx, "provider panicked", "task", taskID, "panic", v, "stack", string(debug.Stack()))
+			resp, failure = nil, unknownOutcome(fmt.Errorf("the %s provider failed internally: %v", c.Provider.Name(), v))
 		}
-		span.Finish(ctx, chatEnd(resp, err))
+		span.Finish(ctx, chatEnd(resp, failure))
 	}()
-	a.streamed.Reset()
-	return a.config.Provider.Chat(ctx, req, a.chunk(ctx, a.conv.nextCall-1))
+	resp, err := c.Provider.Chat(ctx, req, onChunk)
+	if err == nil {
+		return resp, nil
+	}
+	if known, ok := errors.AsType[*llm.Error](err); ok {
+		return nil, known
+	}
+	return nil, unknownOutcome(err)
 }
 
-func chatEnd(resp *llm.Response, err error) telemetry.ChatEnd {
-	if err != nil {
-		if failure, ok := errors.AsType[*llm.Error](err); ok {
-			return telemetry.ChatEnd{ErrorType: string(failure.Code), Message: failure.Message}
-		}
-		return telemetry.ChatEnd{ErrorType: string(task.CodeInternal), Message: err.Error()}
+func unknownOutcome(err error) *llm.Error {
+	return &llm.Error{Code: task.CodeInternal, Message: err.Error(), Unknown: true, Err: err}
+}
+
+func chatEnd(resp *llm.Response, failure *llm.Error) telemetry.ChatEnd {
+	if failure != nil {
+		return telemetry.ChatEnd{ErrorType: string(failure.Code), Message: failure.Message}
 	}
 	return telemetry.ChatEnd{
 		Model: resp.Model, ID: resp.ID, Finish: string(resp.Finish), Usage: usage(resp.Usage),

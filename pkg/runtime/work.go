@@ -56,8 +56,6 @@ func (r *Runtime) work(ctx context.Context, d *queue.Delivery) {
 
 // attempt takes a task over and works on it until it ends or has to be given up. A panic ends this task only.
 func (r *Runtime) attempt(ctx context.Context, d *queue.Delivery, p *place, log *slog.Logger) (out outcome) {
-	ctx, unregister := r.register(ctx, d.Task.ID)
-	defer unregister()
 	defer func() {
 		if v := recover(); v != nil {
 			log.ErrorContext(ctx, "task panicked", "panic", v, "stack", string(debug.Stack()))
@@ -72,7 +70,7 @@ func (r *Runtime) attempt(ctx context.Context, d *queue.Delivery, p *place, log 
 	ctx, cancel := within(ctx, session.Task(), workedSince(session), r.config.Limits.Timeout)
 	defer cancel()
 	defer r.keepAlive(ctx, d, log)()
-	a, err := newAttempt(ctx, &r.config, session, p, log)
+	a, err := r.newAttempt(ctx, session, p, log)
 	if err != nil {
 		return r.ended(ctx, a, d, err)
 	}
@@ -151,6 +149,10 @@ func workedSince(s *work.Session) time.Time {
 	return since
 }
 
+// heartbeatAgain is the pause before a heartbeat that could not be sent is tried again: the task must be heard of as
+// soon as the connection is back.
+const heartbeatAgain = 100 * time.Millisecond
+
 // keepAlive tells the queue that the task is worked on, until ctx ends or the returned function is called.
 func (r *Runtime) keepAlive(ctx context.Context, d *queue.Delivery, log *slog.Logger) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
@@ -164,8 +166,8 @@ func (r *Runtime) keepAlive(ctx context.Context, d *queue.Delivery, log *slog.Lo
 			case <-ctx.Done():
 				return
 			case <-ticker.C:
-				if err := d.InProgress(); err != nil {
-					log.DebugContext(ctx, "heartbeat was not sent", "error", err)
+				for d.InProgress() != nil && sleep(ctx, heartbeatAgain) {
+					log.DebugContext(ctx, "heartbeat was not sent, trying again")
 				}
 			}
 		}

@@ -32,6 +32,7 @@ const (
 	KindDelegate Kind = "delegate" // work that another agent handed over
 	KindJudge    Kind = "judge"    // a semantic validation: answers VALID or INVALID with a reason
 	KindRoute    Kind = "route"    // a routing decision: answers with one capability id
+	KindProbe    Kind = "probe"    // stands in journals for the readiness probe; nobody queues such a task
 )
 
 // Task is one unit of paid work for one agent. It is immutable: whatever an attempt does is in its journal.

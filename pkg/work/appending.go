@@ -279,6 +279,7 @@ func (r releasing) decide(t *turn, o *op) step {
 // settling decides that calls of a task that nobody works on any more are charged in full: those that its journal says
 // are open, and reservations in budgets that no journal knows of.
 type settling struct {
+	epoch  int // 0 for any
 	strays []scopeKey
 	count  int
 }
@@ -288,8 +289,11 @@ func (s *settling) decide(t *turn, o *op) step {
 	if j == nil {
 		return stepUnloaded
 	}
-	if j.task != nil && !j.done {
+	switch {
+	case j.key.RunUID != ProbeRun && j.task != nil && !j.done:
 		return stepEnded // it came back
+	case s.epoch != 0 && s.epoch != j.epoch:
+		return stepEnded // another one has settled it
 	}
 	entries := j.unknown()
 	ends, ok := j.endsOf(t, o, entries)

@@ -242,6 +242,9 @@ func (b *book) read(ctx context.Context, key queue.Key, known *task.Task) (*jour
 	if err := g.Wait(); err != nil {
 		return nil, nil, unavailable(err)
 	}
+	if key.RunUID == ProbeRun {
+		known = probeTask(key)
+	}
 	j, err := newRead(key, stored, known, done)
 	return j, stored, err
 }

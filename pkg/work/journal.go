@@ -124,6 +124,9 @@ func (j *journal) applyTakeOver(r *record) {
 		return
 	}
 	j.takeOvers++
+	if j.key.RunUID == ProbeRun {
+		j.takenAt, j.lastCall = r.At, 0 // each probe begins anew, as nothing is kept of the one before
+	}
 	if j.takenAt.IsZero() {
 		j.takenAt = r.At
 	}

@@ -28,8 +28,9 @@ const maxRequests = 1 << 14
 
 // Config is what the service does not read from the streams. All of it may be left out.
 type Config struct {
-	// Daily returns the rolling budgets of an agent and of the team of a run, such as {"agent.<name>", limit, 86400}.
-	// It is called for every reservation, by many goroutines.
+	// Daily returns the rolling budgets of an agent and of the team of a run, such as {"agent.<name>", limit, 86400}. For
+	// the agent's probes, which belong to no run, team is empty: the agent's own team counts, if it is of one. It is
+	// called for every reservation, by many goroutines.
 	Daily func(namespace, agent, team string) []task.Budget
 	// Retries returns how often a task of an agent is taken over after the process that held it has died, before it
 	// fails with PoisonTask; DefaultRetries without the function.
@@ -74,6 +75,7 @@ type Service struct {
 	uploads  *uploads
 	results  *results
 	memories *memories
+	probes   *queue.Bucket
 	ready    chan struct{}
 	running  context.Context // of Run, after ready
 	slots    chan struct{}
@@ -107,6 +109,7 @@ func NewService(q *queue.Queue, nc *nats.Conn, cfg Config) (*Service, error) {
 		uploads:  newUploads(q),
 		results:  newResults(),
 		memories: newMemories(q, cfg.Now),
+		probes:   q.Bucket(queue.BucketProbes),
 		ready:    make(chan struct{}),
 		slots:    make(chan struct{}, maxRequests),
 		appends:  map[appendKey]*running{},
@@ -273,6 +276,10 @@ func (s *Service) answer(ctx context.Context, m *nats.Msg) (any, error) {
 		return call(ctx, c, m, func(ctx context.Context, c caller, r putRequest) (*putReply, error) {
 			return s.put(ctx, c, r, m.Data)
 		})
+	case verbProbe:
+		return call(ctx, c, m, s.probe)
+	case verbVerdict:
+		return call(ctx, c, m, s.verdict)
 	case verbGet:
 		return call(ctx, c, m, s.get)
 	case verbMemoryPut:

@@ -160,7 +160,8 @@ func (t *turn) write(j *journal, r *record) {
 	if err != nil {
 		t.err = errors.Join(t.err, fmt.Errorf("encode record of %s: %w", j.key, err))
 	}
-	w := queue.Write{Subject: queue.CallSubject(j.key), Body: body}
+	// Of probes, which never end, the last one is kept.
+	w := queue.Write{Subject: queue.CallSubject(j.key), Body: body, Rollup: r.TakeOver != nil && j.key.RunUID == ProbeRun}
 	if !t.touched(j) {
 		w.Expect = new(j.seq)
 	}

@@ -33,8 +33,8 @@ type driver struct {
 	recovered bool
 	live      *runner.Live
 
-	records  chan queue.Record
-	caughtUp chan struct{}
+	mail     *mailbox
+	caughtUp chan struct{} // closed when all earlier records are in the mailbox
 	cancels  chan string
 
 	mu       sync.Mutex
@@ -45,8 +45,7 @@ type driver struct {
 func (h *host) newDriver(r *record, recovered bool) *driver {
 	return &driver{
 		host: h, record: r, recovered: recovered,
-		records: make(chan queue.Record, 64), caughtUp: make(chan struct{}), cancels: make(chan string, 1),
-		children: map[string]*driver{},
+		caughtUp: make(chan struct{}), cancels: make(chan string, 1), children: map[string]*driver{},
 	}
 }
 
@@ -72,36 +71,57 @@ func (d *driver) run(ctx context.Context) (string, error) {
 		return "", err
 	}
 	defer d.live.Close()
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return d.follow(ctx) })
-	g.Go(func() error {
-		defer stop()
-		defer d.running.Wait() // the children: a run ends after them, or they end with ctx
-		return d.drive(ctx)
-	})
-	// follow is stopped when the run has ended.
-	if err := g.Wait(); err != nil && (!errors.Is(err, context.Canceled) || !d.live.Ended()) {
+	if err := d.follow(ctx); err != nil {
 		return "", fmt.Errorf("drive run %s: %w", d.record.Run.Name, err)
 	}
 	d.record.Run.Status = d.live.Status(time.Now())
 	return d.live.Output(), nil
 }
 
-// follow passes the records of the run on to drive.
+// follow drives the run with its records: with the new ones that the host passes on, or, if an earlier process may
+// have driven the run, with all of them from the first on.
 func (d *driver) follow(ctx context.Context) error {
-	pass := func(r queue.Record) error {
-		select {
-		case d.records <- r:
+	uid := string(d.record.Run.UID)
+	if !d.recovered {
+		d.mail = d.host.mail.open(uid)
+		defer d.host.mail.close(uid)
+		return d.driveAll(ctx)
+	}
+	d.mail = newMailbox()
+	g, ctx := errgroup.WithContext(ctx)
+	ctx, stop := context.WithCancel(ctx)
+	g.Go(func() error {
+		put := func(r queue.Record) error {
+			d.mail.put(r)
 			return nil
-		case <-ctx.Done():
-			return context.Cause(ctx)
 		}
+		caughtUp := func() error {
+			close(d.caughtUp)
+			return nil
+		}
+		return d.host.queue.Results(ctx, uid, put, caughtUp)
+	})
+	g.Go(func() error {
+		defer stop()
+		return d.driveAll(ctx)
+	})
+	// The reader is stopped when the run has ended.
+	if err := g.Wait(); err != nil && (!errors.Is(err, context.Canceled) || !d.live.Ended()) {
+		return err
 	}
-	caughtUp := func() error {
-		close(d.caughtUp)
-		return nil
+	return nil
+}
+
+// driveAll drives the run and waits for its child runs: a run ends after them, or they end with ctx.
+func (d *driver) driveAll(ctx context.Context) error {
+	ctx, stop := context.WithCancel(ctx)
+	err := d.drive(ctx)
+	if err != nil {
+		stop()
 	}
-	return d.host.queue.Results(ctx, string(d.record.Run.UID), pass, caughtUp)
+	d.running.Wait()
+	stop()
+	return err
 }
 
 // drive folds and advances until the run has ended.
@@ -127,8 +147,10 @@ func (d *driver) drive(ctx context.Context) error {
 			timer.Reset(time.Until(wake))
 		}
 		select {
-		case r := <-d.records:
-			err = d.fold(ctx, r)
+		case <-d.mail.full:
+			err = d.fold(ctx)
+		case <-d.host.failed.Done():
+			err = context.Cause(d.host.failed)
 		case reason := <-d.cancels:
 			d.live.Cancel(reason, time.Now())
 		case <-timer.C:
@@ -143,43 +165,22 @@ func (d *driver) drive(ctx context.Context) error {
 
 // replay folds all that was there when this process began.
 func (d *driver) replay(ctx context.Context) error {
-	for {
-		select {
-		case r := <-d.records:
-			if err := d.fold(ctx, r); err != nil {
-				return err
-			}
-		case <-d.caughtUp:
-			return d.drain(ctx)
-		case <-ctx.Done():
-			return context.Cause(ctx)
+	select {
+	case <-d.caughtUp:
+		return d.fold(ctx)
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// fold takes in all records that are there.
+func (d *driver) fold(ctx context.Context) error {
+	for _, r := range d.mail.take() {
+		if err := persist(ctx, func() error { return d.live.Fold(ctx, r) }); err != nil {
+			return err
 		}
 	}
-}
-
-// fold takes in a record and all others that are there.
-func (d *driver) fold(ctx context.Context, r queue.Record) error {
-	if err := d.foldOne(ctx, r); err != nil {
-		return err
-	}
-	return d.drain(ctx)
-}
-
-func (d *driver) drain(ctx context.Context) error {
-	for {
-		select {
-		case r := <-d.records:
-			if err := d.foldOne(ctx, r); err != nil {
-				return err
-			}
-		default:
-			return nil
-		}
-	}
-}
-
-func (d *driver) foldOne(ctx context.Context, r queue.Record) error {
-	return persist(ctx, func() error { return d.live.Fold(ctx, r) })
+	return nil
 }
 
 func (d *driver) advance(ctx context.Context) (wake time.Time, err error) {

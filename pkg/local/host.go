@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
@@ -32,8 +33,73 @@ type host struct {
 	queue  *queue.Queue
 	runs   *runStore
 
-	agentsUp, serviceUp part
-	unwatch             []func()
+	agentsUp, serviceUp, resultsUp part
+	mail                           post
+	unwatch                        []func()
+	failed                         context.Context //nolint:containedctx // ends when new results are followed no more; its cause says why
+}
+
+// post hands the records of runs to their drivers. It is safe for concurrent use.
+type post struct {
+	mu    sync.Mutex
+	boxes map[string]*mailbox // by the run's uid
+}
+
+// open gives a run a mailbox, close takes it away.
+func (p *post) open(uid string) *mailbox {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.boxes == nil {
+		p.boxes = map[string]*mailbox{}
+	}
+	box := newMailbox()
+	p.boxes[uid] = box
+	return box
+}
+
+func (p *post) close(uid string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.boxes, uid)
+}
+
+// deliver never blocks: a slow run holds up no other one.
+func (p *post) deliver(r queue.Record) error {
+	p.mu.Lock()
+	box := p.boxes[r.Key.RunUID]
+	p.mu.Unlock()
+	if box != nil {
+		box.put(r)
+	}
+	return nil
+}
+
+// mailbox holds records that its driver has not folded. A run has as many as it has tasks.
+type mailbox struct {
+	mu      sync.Mutex
+	records []queue.Record
+	full    chan struct{} // holds a token when there may be records
+}
+
+func newMailbox() *mailbox { return &mailbox{full: make(chan struct{}, 1)} }
+
+func (m *mailbox) put(r queue.Record) {
+	m.mu.Lock()
+	m.records = append(m.records, r)
+	m.mu.Unlock()
+	select {
+	case m.full <- struct{}{}:
+	default:
+	}
+}
+
+// take empties the box.
+func (m *mailbox) take() []queue.Record {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	records := m.records
+	m.records = nil
+	return records
 }
 
 // part is a number of goroutines that end together.
@@ -188,6 +254,9 @@ func (h *host) equip(ctx context.Context, c *catalog, agents map[string]*agent, 
 	if err != nil {
 		return fmt.Errorf("start the work service: %w", err)
 	}
+	if err := h.followResults(ctx); err != nil {
+		return err
+	}
 	var up context.Context
 	h.agentsUp, up = newPart(ctx)
 	for _, c := range configs {
@@ -199,6 +268,23 @@ func (h *host) equip(ctx context.Context, c *catalog, agents map[string]*agent, 
 		h.agentsUp.group.Go(func() error { return r.Run(up) })
 	}
 	return h.watch()
+}
+
+// followResults passes new records to the drivers of their runs, from its return on.
+func (h *host) followResults(ctx context.Context) error {
+	var up context.Context
+	h.resultsUp, up = newPart(ctx)
+	h.failed = up
+	ready := make(chan struct{})
+	h.resultsUp.group.Go(func() error {
+		return h.queue.NewResults(up, h.mail.deliver, func() { close(ready) })
+	})
+	select {
+	case <-ready:
+		return nil
+	case <-up.Done():
+		return context.Cause(up)
+	}
 }
 
 func (h *host) startService(ctx context.Context) (*work.Service, error) {
@@ -261,7 +347,7 @@ func (h *host) close() error {
 	for _, stop := range h.unwatch {
 		stop()
 	}
-	err := errors.Join(h.agentsUp.end(), h.serviceUp.end())
+	err := errors.Join(h.agentsUp.end(), h.serviceUp.end(), h.resultsUp.end())
 	h.server.Shutdown()
 	if err != nil {
 		return fmt.Errorf("end the agents: %w", err)

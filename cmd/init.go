@@ -23,7 +23,7 @@ func newInit(s *streams) *cobra.Command {
 		Long: `Make a folder NAME with a sample team, a mock script and an .env example. The team runs at once, without a key:
 
   ark init hello && ark run hello --mock-script hello/mock/script.yaml --input subject=tides`,
-		Args: exactArgs(1, "the name of the folder to make"),
+		Args: oneArg("the name of the folder to make"),
 		RunE: func(_ *cobra.Command, args []string) error {
 			if err := writeProject(args[0]); err != nil {
 				return err
@@ -35,13 +35,13 @@ func newInit(s *streams) *cobra.Command {
 	}
 }
 
-// exactArgs is cobra.ExactArgs with an error that says what is missing.
-func exactArgs(n int, what string) cobra.PositionalArgs {
+// oneArg is cobra.ExactArgs(1) with an error that says what is missing.
+func oneArg(what string) cobra.PositionalArgs {
 	return func(c *cobra.Command, args []string) error {
-		if len(args) == n {
+		if len(args) == 1 {
 			return nil
 		}
-		return fmt.Errorf("%s takes %d argument(s), %s, and got %d (see '%s --help')", c.CommandPath(), n, what, len(args), c.CommandPath())
+		return fmt.Errorf("%s takes one argument, %s, and got %d (see '%s --help')", c.CommandPath(), what, len(args), c.CommandPath())
 	}
 }
 
@@ -51,10 +51,14 @@ func writeProject(dir string) error {
 	if !regexp.MustCompile(`^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$`).MatchString(name) {
 		return fmt.Errorf("init %q: the folder's name names the team, so it must be 1 to 40 lower-case letters, digits and '-', and start with a letter", dir)
 	}
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		if errors.Is(err, fs.ErrExist) {
-			return fmt.Errorf("init %q: it exists already; choose another name or remove it", dir)
-		}
+	err := os.MkdirAll(filepath.Dir(dir), 0o755)
+	if err == nil {
+		err = os.Mkdir(dir, 0o755)
+	}
+	if errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("init %q: it exists already; choose another name or remove it", dir)
+	}
+	if err != nil {
 		return fmt.Errorf("init %q: %w", dir, err)
 	}
 	return fs.WalkDir(projectFiles, "template", func(path string, d fs.DirEntry, err error) error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"arkonis.dev/ark/pkg/manifest"
@@ -12,7 +13,15 @@ import (
 
 // load reads manifests and tells on stderr what it skipped.
 func load(ctx context.Context, s *streams, paths []string) (*manifest.Set, error) {
-	set, err := manifest.Load(ctx, manifest.Sources{Paths: paths, Stdin: s.in})
+	src := manifest.Sources{Paths: paths}
+	if slices.Contains(paths, "-") {
+		in, err := s.in.take("FILE -")
+		if err != nil {
+			return nil, err
+		}
+		src.Stdin = in
+	}
+	set, err := manifest.Load(ctx, src)
 	if err != nil {
 		return nil, err
 	}

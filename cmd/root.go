@@ -27,14 +27,6 @@ const (
 	ExitInterrupted = 130
 )
 
-// streams is the only way in and out of a command.
-type streams struct {
-	in       io.Reader
-	out, err io.Writer
-	// outTerminal and errTerminal say that a person watches; color that the person wants it coloured.
-	outTerminal, errTerminal, color bool
-}
-
 // exitError carries the exit code of an error that a command returns; any other error means wrong use. A quiet
 // one was already reported.
 type exitError struct {
@@ -56,24 +48,37 @@ func Main() int {
 
 func execute(ctx context.Context, root *cobra.Command, s *streams) int {
 	err := root.ExecuteContext(ctx)
+	if err == nil && s.out.failed != nil {
+		err = fmt.Errorf("standard output: %w", s.out.failed)
+	}
 	if err == nil {
 		return ExitOK
 	}
 	code := ExitUsage
-	var exit *exitError
-	if errors.As(err, &exit) {
+	if exit, ok := errors.AsType[*exitError](err); ok {
 		code = exit.code
 		if exit.quiet {
 			return code
 		}
 	}
-	fmt.Fprintln(s.err, "error: "+strings.TrimRight(err.Error(), "\n"))
+	printError(s.err, err)
 	return code
+}
+
+// printError writes each line of an error that begins one; lines that are indented go on with the one before.
+func printError(w io.Writer, err error) {
+	for line := range strings.Lines(strings.TrimRight(err.Error(), "\n")) {
+		if !strings.HasPrefix(line, " ") {
+			line = "error: " + line
+		}
+		fmt.Fprintln(w, strings.TrimRight(line, "\n"))
+	}
 }
 
 func newRoot(s *streams) *cobra.Command {
 	root := &cobra.Command{
-		Use:   commandName(),
+		Use:         "ark",
+		Annotations: map[string]string{cobra.CommandDisplayNameAnnotation: commandName()},
 		Short: "Run AI agents as Kubernetes resources",
 		Long: `ark runs AI agents as Kubernetes resources. An ArkAgent says what an agent knows, can do and may cost; an
 ArkTeam joins agents into a pipeline or lets them delegate; each execution is an ArkRun.
@@ -85,16 +90,58 @@ The same YAML runs on a laptop with "ark run".`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			return c.Help()
 		},
+		SuggestionsMinimumDistance: 2,
 	}
-	root.SetIn(s.in)
 	root.SetOut(s.out)
 	root.SetErr(s.err)
-	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
-		return fmt.Errorf("%w (see '%s --help')", err, c.CommandPath())
-	})
+	root.SetFlagErrorFunc(flagError)
 	root.AddCommand(newRun(s), newValidate(s), newInit(s), newVersion(s))
+	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd(os.Args[1:]...)
+	for _, c := range root.Commands() {
+		switch c.Name() {
+		case "completion": // by itself it would print its help and succeed, whatever was asked for
+			c.Args, c.RunE = noSuchShell, func(*cobra.Command, []string) error { return nil }
+		case "help":
+			c.Args = noSuchTopic
+		}
+	}
 	return root
+}
+
+// flagError says what a flag takes, in words of the command line.
+func flagError(c *cobra.Command, err error) error {
+	for cause, want := range map[string]string{
+		": strconv.ParseInt: ":  "want a whole number",
+		": strconv.ParseBool: ": "want true or false",
+		": time: ":              "want a duration such as 90s or 5m",
+	} {
+		if about, _, ok := strings.Cut(err.Error(), cause); ok {
+			return fmt.Errorf("%s: %s (see '%s --help')", about, want, c.CommandPath())
+		}
+	}
+	return fmt.Errorf("%w (see '%s --help')", err, c.CommandPath())
+}
+
+// noSuchShell refuses what is no shell: those that are one are commands of their own.
+func noSuchShell(c *cobra.Command, args []string) error {
+	shells := make([]string, 0, len(c.Commands()))
+	for _, s := range c.Commands() {
+		shells = append(shells, s.Name())
+	}
+	if len(args) == 0 {
+		return fmt.Errorf("completion for which shell? Name one of %s", strings.Join(shells, ", "))
+	}
+	return fmt.Errorf("there is no completion for %q: name one of %s", args[0], strings.Join(shells, ", "))
+}
+
+// noSuchTopic refuses to help with what is no command.
+func noSuchTopic(c *cobra.Command, args []string) error {
+	_, rest, err := c.Root().Find(args)
+	if err != nil {
+		return err
+	}
+	return noSuchCommand(c.Root(), rest)
 }
 
 // noSuchCommand refuses words that are no command and offers those that look like them.

@@ -4,13 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	v1alpha1 "arkonis.dev/ark/pkg/apis/v1alpha1"
 	"arkonis.dev/ark/pkg/local"
 	"arkonis.dev/ark/pkg/telemetry"
 )
@@ -24,6 +29,9 @@ const runExample = `  # a team without a key: the mock model echoes what it was 
   # keep the run on disk, and go on after a crash
   ark run team.yaml --store .ark --input topic=tides
   ark run --store .ark --resume @latest`
+
+// maxScriptFile bounds what --mock-script reads, in bytes.
+const maxScriptFile = 1 << 20
 
 // runFlags are the flags of ark run as they were typed.
 type runFlags struct {
@@ -49,6 +57,9 @@ FILE is a file, a folder, a URL, or - for standard input. ark's own kinds, Confi
 kinds are skipped with a note.`,
 		Example: runExample,
 		RunE: func(c *cobra.Command, args []string) error {
+			if err := noEmptyFlags(c); err != nil {
+				return err
+			}
 			ctx, stop := interruptible(c.Context())
 			defer stop()
 			return run(ctx, s, &f, args, c.Flags().Changed("watch"))
@@ -80,25 +91,109 @@ func (f *runFlags) register(c *cobra.Command) {
 	fl.StringVarP(&f.output, "output", "o", "text", "text or json")
 	fl.StringVar(&f.outputFile, "output-file", "", "write the run's output to this file")
 	fl.StringVar(&f.logLevel, "log-level", "warn", "debug, info, warn or error")
+	completions(c)
 }
 
-// check finds wrong uses that the flags alone show.
+// completions completes the values of flags that have a fixed set of them.
+func completions(c *cobra.Command) {
+	for flag, values := range map[string][]string{
+		"output": outputs(), "provider": providers(), "log-level": {"debug", "info", "warn", "error"}, "resume": {local.Latest},
+	} {
+		_ = c.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
+	}
+}
+
+func outputs() []string { return []string{"text", "json"} }
+
+// providers are those that an ArkAgent can name.
+func providers() []string {
+	return []string{string(v1alpha1.ProviderAuto), string(v1alpha1.ProviderOpenAI), string(v1alpha1.ProviderAnthropic), string(v1alpha1.ProviderMock)}
+}
+
+// noEmptyFlags refuses --flag "": a variable of the shell that was not set is no choice.
+func noEmptyFlags(c *cobra.Command) error {
+	for _, name := range []string{
+		"team", "flow", "agent", "provider", "model", "mock-script", "store", "resume", "output", "output-file", "log-level",
+	} {
+		if f := c.Flags().Lookup(name); f.Changed && f.Value.String() == "" {
+			return fmt.Errorf("--%s is empty: give it a value, or leave the flag out", name)
+		}
+	}
+	return nil
+}
+
+// check finds wrong uses that the flags and the folders that they name show.
 func (f *runFlags) check(args []string) error {
+	if err := f.checkValues(args); err != nil {
+		return err
+	}
+	if err := f.checkResume(); err != nil {
+		return err
+	}
+	return f.checkPlaces()
+}
+
+func (f *runFlags) checkValues(args []string) error {
 	switch {
-	case f.output != "text" && f.output != "json":
+	case !slices.Contains(outputs(), f.output):
 		return fmt.Errorf("--output: %q is not a format; use text or json", f.output)
+	case f.provider != "" && !slices.Contains(providers(), f.provider):
+		return fmt.Errorf("--provider: there is no provider %q; use one of %s", f.provider, strings.Join(providers(), ", "))
 	case f.maxTokens < 0:
 		return fmt.Errorf("--max-tokens: %d is negative; leave the flag out for no limit", f.maxTokens)
 	case f.timeout < 0:
 		return fmt.Errorf("--timeout: %s is negative; leave the flag out for the team's own", f.timeout)
 	case f.team != "" && f.agent != "":
 		return errors.New("--team and --agent exclude each other: name one of them")
-	case f.resume != "" && f.store == "":
-		return errors.New("--resume needs --store: the folder that holds the run")
-	case f.resume != "" && (len(f.inputs) > 0 || f.dryRun):
-		return errors.New("--resume goes on with a recorded run: --input and --dry-run do not go with it")
 	case f.resume == "" && len(args) == 0:
 		return errors.New("no file: name a YAML file, a folder, a URL, or - for standard input (see 'ark run --help')")
+	}
+	return nil
+}
+
+// checkResume refuses what a run that goes on would ignore: its team, inputs, script and bounds are recorded.
+func (f *runFlags) checkResume() error {
+	if f.resume == "" {
+		return nil
+	}
+	if f.store == "" {
+		return errors.New("--resume needs --store: the folder that holds the run")
+	}
+	for _, flag := range []struct {
+		name  string
+		given bool
+	}{
+		{"team", f.team != ""},
+		{"agent", f.agent != ""},
+		{"input", len(f.inputs) > 0},
+		{"mock-script", f.mockScript != ""},
+		{"max-tokens", f.maxTokens > 0},
+		{"no-mcp", f.noMCP},
+		{"dry-run", f.dryRun},
+	} {
+		if flag.given {
+			return fmt.Errorf("--%s does not go with --resume, which goes on with a run as it was recorded", flag.name)
+		}
+	}
+	if _, err := os.Stat(f.store); errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("--resume %s: there is no store %s: name the folder that the run was started with", f.resume, f.store)
+	}
+	return nil
+}
+
+// checkPlaces looks at the places that the run will be written to, before it is paid for.
+func (f *runFlags) checkPlaces() error {
+	if info, err := os.Stat(f.store); f.store != "" && err == nil && !info.IsDir() {
+		return fmt.Errorf("--store %s: is a file; name a folder, which need not exist", f.store)
+	}
+	if f.outputFile == "" {
+		return nil
+	}
+	if info, err := os.Stat(f.outputFile); err == nil && info.IsDir() {
+		return fmt.Errorf("--output-file %s: is a folder; name a file in it", f.outputFile)
+	}
+	if info, err := os.Stat(filepath.Dir(f.outputFile)); err != nil || !info.IsDir() {
+		return fmt.Errorf("--output-file %s: there is no folder %s: make it first", f.outputFile, filepath.Dir(f.outputFile))
 	}
 	return nil
 }
@@ -162,8 +257,11 @@ func (f *runFlags) options(ctx context.Context, s *streams, files []string) (loc
 		Store: f.store, Resume: f.resume, Progress: s.err, Stream: f.stream, LogLevel: level, Getenv: os.Getenv,
 	}
 	if f.mockScript != "" {
-		if o.MockScript, err = os.ReadFile(f.mockScript); err != nil {
-			return local.Options{}, fmt.Errorf("--mock-script: %w", err)
+		if o.MockScript, err = readFile(f.mockScript, "--mock-script "+f.mockScript, maxScriptFile); err != nil {
+			return local.Options{}, err
+		}
+		if len(o.MockScript) == 0 {
+			return local.Options{}, fmt.Errorf("--mock-script %s: the file is empty; it needs replies: and a list", f.mockScript)
 		}
 	}
 	if f.watch && s.errTerminal {
@@ -193,34 +291,37 @@ func (f *runFlags) plan(ctx context.Context, s *streams, o local.Options) error 
 	return p.WriteText(s.out)
 }
 
-// write prints the run's output, or the whole report as JSON, and keeps the output in --output-file.
-func (f *runFlags) write(s *streams, r *local.Report) error {
-	if f.outputFile != "" {
-		if err := os.WriteFile(f.outputFile, []byte(r.Output), 0o644); err != nil {
-			return fmt.Errorf("--output-file: %w", err)
+// write prints the run's output, or the whole report as JSON, and keeps the output of a run that succeeded in
+// --output-file. What one of them cannot take, the other still gets.
+func (f *runFlags) write(s *streams, r *local.Report) (err error) {
+	if f.outputFile != "" && r.Status == v1alpha1.RunSucceeded {
+		if werr := os.WriteFile(f.outputFile, []byte(r.Output), 0o644); werr != nil {
+			err = fmt.Errorf("--output-file %s: %s", f.outputFile, fileCause(werr))
 		}
 	}
 	if f.output == "json" {
-		return r.WriteJSON(s.out)
+		return errors.Join(err, r.WriteJSON(s.out))
 	}
-	return r.WriteText(s.out)
+	if s.outTerminal {
+		shown := *r
+		shown.Output = harmless(r.Output)
+		r = &shown
+	}
+	return errors.Join(err, r.WriteText(s.out))
 }
 
 // withExitCode gives the ways in which a run can end their exit codes.
 func withExitCode(err error) error {
-	var (
-		failed      *local.FailedError
-		timeout     *local.TimeoutError
-		interrupted *local.InterruptedError
-	)
-	switch {
-	case err == nil:
+	if err == nil {
 		return nil
-	case errors.As(err, &interrupted):
+	}
+	if _, ok := errors.AsType[*local.InterruptedError](err); ok {
 		return &exitError{code: ExitInterrupted, err: err}
-	case errors.As(err, &timeout):
+	}
+	if _, ok := errors.AsType[*local.TimeoutError](err); ok {
 		return &exitError{code: ExitTimeout, err: err}
-	case errors.As(err, &failed):
+	}
+	if _, ok := errors.AsType[*local.FailedError](err); ok {
 		return &exitError{code: ExitRunFailed, err: err}
 	}
 	return err

@@ -39,6 +39,10 @@ one line with its file, line, object and field. FILE is a file, a folder, a URL,
 			if faults > 0 {
 				return &exitError{code: ExitUsage, quiet: true, err: fmt.Errorf("%d errors", faults)}
 			}
+			if set.Len() == 1 {
+				fmt.Fprintln(s.out, "1 object is valid")
+				return nil
+			}
 			fmt.Fprintf(s.out, "%d objects are valid\n", set.Len())
 			return nil
 		},

@@ -11,12 +11,19 @@ import (
 // version is set by the linker.
 var version = "dev"
 
+func noArgs(c *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%s takes no argument, and got %q (see '%s --help')", c.CommandPath(), args[0], c.CommandPath())
+}
+
 func newVersion(s *streams) *cobra.Command {
 	var output string
 	c := &cobra.Command{
 		Use:   "version",
 		Short: "Print the version of ark",
-		Args:  cobra.NoArgs,
+		Args:  noArgs,
 		RunE: func(*cobra.Command, []string) error {
 			platform := runtime.GOOS + "/" + runtime.GOARCH
 			switch output {

@@ -51,6 +51,7 @@ type StepReport struct {
 	Attempts   int32              `json:"attempts,omitempty"`
 	ToolCalls  int32              `json:"toolCalls,omitempty"`
 	Output     string             `json:"output,omitempty"`
+	Message    string             `json:"message,omitempty"` // such as a feature that the model server refused
 	Error      string             `json:"error,omitempty"`
 }
 
@@ -91,6 +92,8 @@ func stepReport(s *v1alpha1.StepStatus) StepReport {
 	}
 	if s.Phase == v1alpha1.StepFailed || s.Phase == v1alpha1.StepCancelled {
 		r.Error = progress.Reason(s.Reason, s.Message)
+	} else {
+		r.Message = s.Message
 	}
 	return r
 }

@@ -123,6 +123,9 @@ func (c *catalog) equipRun(spec v1alpha1.ArkRunSpec, over override, script mock.
 		out.agents[name] = a
 		out.configs = append(out.configs, config)
 	}
+	if len(o.MockScript) > 0 && e.mock == nil && len(p.errors) == 0 {
+		p.warnings = append(p.warnings, "--mock-script is not used, as no agent has the provider mock: add --provider mock")
+	}
 	c.setPromptHashes(out)
 	out.warnings = p.warnings
 	return out, p.err()
@@ -168,6 +171,8 @@ func choose(o *Options) (*v1alpha1.ArkTeam, *v1alpha1.ArkAgent, error) {
 		return roots[0], nil, nil
 	}
 	switch {
+	case len(teams) == 1: // it plays a role in itself, which is told when it is checked
+		return slices.Collect(maps.Values(teams))[0], nil, nil
 	case len(teams) > 1:
 		return nil, nil, configErrorf("the manifests hold %d teams (%s): name one with --team", len(teams), names(teams))
 	case len(agents) == 1:

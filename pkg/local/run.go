@@ -86,8 +86,10 @@ func (s *session) run(ctx context.Context) (report *Report, err error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, w := range p.warnings {
-		s.log.WarnContext(ctx, "manifests", "warning", w)
+	if s.view != nil {
+		for _, w := range p.warnings {
+			fmt.Fprintf(s.view, "warning: %s\n", w)
+		}
 	}
 	if !r.Run.Status.Phase.Terminal() {
 		if err := h.equip(ctx, p.catalog, p.agents, p.configs); err != nil {

@@ -45,7 +45,11 @@ func transition(old, r row) string {
 	switch r.phase {
 	case v1alpha1.StepSucceeded:
 		if changed {
-			return fmt.Sprintf(": Succeeded in %s - %d tokens", Seconds(r.elapsed(time.Time{})), r.tokens)
+			text := fmt.Sprintf(": Succeeded in %s - %d tokens", Seconds(r.elapsed(time.Time{})), r.tokens)
+			if r.detail != old.detail {
+				text += suffix(" - ", r.detail)
+			}
+			return text
 		}
 	case v1alpha1.StepFailed, v1alpha1.StepSkipped, v1alpha1.StepCancelled:
 		if changed {

@@ -32,7 +32,7 @@ type row struct {
 	phase      v1alpha1.StepPhase
 	attempts   int32
 	iterations int32
-	detail     string // the tool being called, what is waited for, or what went wrong
+	detail     string // the tool being called, what is waited for, what was noted or what went wrong
 	tokens     int64
 	start, end time.Time // zero when not yet
 }
@@ -86,7 +86,7 @@ func (s scene) row(step *v1alpha1.StepStatus) row {
 		if tool := s.tools[step.TaskID]; tool != "" {
 			r.detail = "calls " + tool
 		}
-	case v1alpha1.StepWaiting:
+	case v1alpha1.StepWaiting, v1alpha1.StepSucceeded: // what it waits for, or what was noted on the way
 		r.detail = step.Message
 	case v1alpha1.StepFailed:
 		r.detail = Reason(step.Reason, step.Message)

@@ -79,7 +79,7 @@ func newRoot(s *streams) *cobra.Command {
 	root := &cobra.Command{
 		Use:         "ark",
 		Annotations: map[string]string{cobra.CommandDisplayNameAnnotation: commandName()},
-		Short: "Run AI agents as Kubernetes resources",
+		Short:       "Run AI agents as Kubernetes resources",
 		Long: `ark runs AI agents as Kubernetes resources. An ArkAgent says what an agent knows, can do and may cost; an
 ArkTeam joins agents into a pipeline or lets them delegate; each execution is an ArkRun.
 

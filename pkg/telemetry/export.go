@@ -9,7 +9,6 @@ import (
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracegrpc"
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
-	"go.opentelemetry.io/otel/sdk/resource"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 )
 
@@ -26,7 +25,7 @@ func traceExporter(ctx context.Context, p Protocol) (exporter sdktrace.SpanExpor
 	return exporter, nil
 }
 
-func meterProvider(ctx context.Context, p Protocol, res *resource.Resource) (*sdkmetric.MeterProvider, error) {
+func metricReader(ctx context.Context, p Protocol) (sdkmetric.Reader, error) {
 	var exporter sdkmetric.Exporter
 	var err error
 	switch p {
@@ -38,8 +37,5 @@ func meterProvider(ctx context.Context, p Protocol, res *resource.Resource) (*sd
 	if err != nil {
 		return nil, fmt.Errorf("set up the metrics exporter (see OTEL_EXPORTER_OTLP_ENDPOINT): %w", err)
 	}
-	return sdkmetric.NewMeterProvider(
-		sdkmetric.WithReader(sdkmetric.NewPeriodicReader(exporter)),
-		sdkmetric.WithResource(res),
-	), nil
+	return sdkmetric.NewPeriodicReader(exporter), nil
 }

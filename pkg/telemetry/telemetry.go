@@ -12,6 +12,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
@@ -42,6 +43,8 @@ type Config struct {
 	// Traces and Metrics switch the OTLP exporters on. Where they send to (endpoint, headers, certificates, time-outs)
 	// the exporters read from the standard OTEL_EXPORTER_OTLP_* variables themselves.
 	Traces, Metrics Protocol
+	// Scrape keeps metrics, the process's own among them, to be read from Telemetry.Metrics.
+	Scrape bool
 	// Contents attaches prompts, answers, tool arguments and tool results to spans.
 	Contents bool
 	// Recorder, when set, also keeps every span in this process. All spans are then sampled.
@@ -101,6 +104,7 @@ type Telemetry struct {
 	tracer   trace.Tracer
 	metrics  *instruments
 	contents bool
+	scrape   http.Handler // nil unless metrics are scraped
 	shutdown []func(context.Context) error
 }
 
@@ -109,7 +113,7 @@ type Telemetry struct {
 func Start(ctx context.Context, c Config) (*Telemetry, error) {
 	t := &Telemetry{tracer: tracenoop.NewTracerProvider().Tracer(scope), contents: c.Contents}
 	meter := metric.Meter(metricnoop.NewMeterProvider().Meter(scope))
-	if c.Traces != Off || c.Metrics != Off || c.Recorder != nil {
+	if c.Traces != Off || c.Metrics != Off || c.Scrape || c.Recorder != nil {
 		res, err := describe(ctx, c)
 		if err != nil {
 			return nil, err
@@ -117,12 +121,11 @@ func Start(ctx context.Context, c Config) (*Telemetry, error) {
 		if err := t.startTraces(ctx, c, res); err != nil {
 			return nil, err
 		}
-		if c.Metrics != Off {
-			provider, err := meterProvider(ctx, c.Metrics, res)
+		if c.Metrics != Off || c.Scrape {
+			provider, err := t.startMetrics(ctx, c, res)
 			if err != nil {
 				return nil, errors.Join(err, t.Shutdown(ctx))
 			}
-			t.shutdown = append(t.shutdown, provider.Shutdown)
 			meter = provider.Meter(scope)
 		}
 	}

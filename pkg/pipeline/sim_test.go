@@ -332,11 +332,45 @@ func (s *sim) store(e pipeline.Event) {
 func (s *sim) fold() {
 	n := 1 + s.r.IntN(len(s.unapplied))
 	for _, e := range s.unapplied[:n] {
+		before := slices.Clone(s.state.Steps)
+		for i := range before {
+			before[i].Units = slices.Clone(before[i].Units)
+		}
 		s.plan.Apply(s.state, e)
+		s.checkArrows(before)
 	}
 	s.unapplied = s.unapplied[n:]
 	if s.r.IntN(10) == 0 {
 		s.refold()
+	}
+}
+
+// checkArrows holds the phases of steps and units to the arrows that are documented with them.
+func (s *sim) checkArrows(before []pipeline.StepState) {
+	const (
+		idle, routing, working = pipeline.UnitIdle, pipeline.UnitRouting, pipeline.UnitWorking
+		judging, done, failed  = pipeline.UnitJudging, pipeline.UnitDone, pipeline.UnitFailed
+	)
+	arrows := map[pipeline.UnitPhase][]pipeline.UnitPhase{
+		idle: {idle, routing, working, failed}, routing: {routing, working, failed}, working: {working, judging, done, failed},
+		judging: {judging, working, done, failed}, done: {done}, failed: {failed},
+	}
+	for i := range before {
+		was, is := &before[i], &s.state.Steps[i]
+		switch was.Phase {
+		case v1alpha1.StepPending:
+		case v1alpha1.StepRunning:
+			require.NotContains(s.t, []v1alpha1.StepPhase{v1alpha1.StepPending, v1alpha1.StepSkipped}, is.Phase)
+		default:
+			require.Equal(s.t, was.Phase, is.Phase)
+		}
+		for k := range is.Units {
+			from := idle
+			if was.Iteration == is.Iteration && k < len(was.Units) {
+				from = was.Units[k].Phase
+			}
+			require.Contains(s.t, arrows[from], is.Units[k].Phase, "from %q", from)
+		}
 	}
 }
 

@@ -193,3 +193,18 @@ func TestStatusOfAStep(t *testing.T) {
 		},
 	}, got)
 }
+
+// A result of an earlier run is there from the start.
+func TestStatusOfAReusedStep(t *testing.T) {
+	t.Parallel()
+	plan := compile(t, oneRole(v1alpha1.Step{Name: "a", Role: "r"}, v1alpha1.Step{Name: "b", Role: "r"}))
+	start := metav1.NewMicroTime(epoch())
+	ref := &task.Ref{Key: "k"}
+	s := plan.Start(pipeline.StepResult{Step: "a", Output: "{}", Raw: "```{}```", OutputRef: ref}, pipeline.StepResult{Step: "a", Output: "again"})
+	require.Equal(t, v1alpha1.StepStatus{
+		Name: "a", Role: "r", Phase: v1alpha1.StepSucceeded, Reason: "Reused", Output: "{}", StartTime: &start, CompletionTime: &start,
+	}, plan.Status(s, epoch()).Steps[0])
+	r, ok := plan.Result(s, "a")
+	require.True(t, ok)
+	require.Equal(t, pipeline.StepResult{Step: "a", Output: "{}", Raw: "```{}```", OutputRef: ref}, r)
+}

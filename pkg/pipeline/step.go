@@ -46,7 +46,7 @@ func (p *Plan) candidates(st *step, state *StepState) []string {
 	case !st.routed:
 		return []string{st.agent}
 	}
-	if c := p.capability(state.Selected); c != nil && len(c.Agents) > 0 {
+	if c := p.capability(state.Selected); c != nil {
 		return c.Agents
 	}
 	return []string{p.routing.Fallback}
@@ -115,7 +115,7 @@ func (f *fold) items(st *step) ([]v1alpha1.Value, error) {
 	if err != nil {
 		return nil, err
 	}
-	if text, ok := v.(string); ok && strings.TrimSpace(text) != "" {
+	if text, ok := v.(string); strings.TrimSpace(text) != "" {
 		raw, err := f.p.options.Extract(text)
 		if err != nil {
 			return nil, fmt.Errorf("forEach.items must give a JSON array, and gives the text %q", clip(text, 100))
@@ -166,7 +166,7 @@ func (f *fold) startUnits(i int) {
 func (f *fold) work(i, item int) {
 	st, state := f.p.steps[i], &f.s.Steps[i]
 	u := &state.Units[item]
-	if state.Agent == "" && st.team == "" {
+	if state.Agent == "" {
 		state.Agent = f.pick(st, f.p.candidates(st, state))
 	}
 	t := TaskState{Kind: task.KindStep, Agent: state.Agent, Team: st.team, Attempt: u.Attempts}

@@ -70,7 +70,7 @@ func (c *catalog) compose(a *agent) (problems []string) {
 		format = cmp.Or(s.Spec.OutputFormat, format)
 		problems = append(problems, a.sampling(s)...)
 	}
-	parts.Append = append(parts.Append, rules, formatRule(format))
+	parts.Append = append(parts.Append, rules, prompt.Format(format))
 	for _, m := range a.spec.MCPServers {
 		parts.Guidance = append(parts.Guidance, m.Guidance)
 	}
@@ -126,22 +126,6 @@ func addFragments(parts *prompt.Parts, s *v1alpha1.ArkSettingsSpec) (outputRules
 		}
 	}
 	return s.PromptFragments[rules]
-}
-
-// formatRule says in words what outputFormat asks for.
-func formatRule(format string) string {
-	switch format {
-	case "":
-		return ""
-	case "structured-json":
-		return "Answer with one JSON value and nothing else: no other words, no code fence."
-	case "markdown":
-		return "Answer in Markdown."
-	case "plain":
-		return "Answer in plain text, without any markup."
-	default:
-		return "Format of your answers: " + format
-	}
 }
 
 // sampling takes temperature and topP of settings.

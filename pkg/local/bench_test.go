@@ -53,7 +53,7 @@ func newBenchHost(b *testing.B, store string, steps int) *benchHost {
 	h, err := newHost(b.Context(), hostConfig{store: store, log: log})
 	require.NoError(b, err)
 	b.Cleanup(func() { _ = h.close() })
-	require.NoError(b, h.equip(b.Context(), p.catalog, p.agents, p.configs))
+	require.NoError(b, h.equip(b.Context(), p.catalog, p.agents, p.outfits))
 	return &benchHost{host: h, session: &session{options: &o, log: log}, prepared: p}
 }
 

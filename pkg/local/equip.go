@@ -8,6 +8,7 @@ import (
 
 	v1alpha1 "arkonis.dev/ark/pkg/apis/v1alpha1"
 	"arkonis.dev/ark/pkg/llm"
+	"arkonis.dev/ark/pkg/llm/anthropic"
 	"arkonis.dev/ark/pkg/llm/mock"
 	"arkonis.dev/ark/pkg/llm/openai"
 	"arkonis.dev/ark/pkg/runtime"
@@ -22,21 +23,29 @@ type equipment struct {
 	noMCP   bool
 
 	network *tools.Network
-	openai  map[openaiServer]llm.Provider
+	models  map[modelServer]llm.Provider
 	mock    llm.Provider
 }
 
-type openaiServer struct{ baseURL, key string }
+// modelServer is what providers are shared by.
+type modelServer struct{ provider, baseURL, key string }
 
 func newEquipment(c *catalog, script mock.Script, noMCP bool) *equipment {
 	return &equipment{
 		catalog: c, script: script, noMCP: noMCP,
 		network: tools.NewNetwork(tools.Guard{}, http.ProxyFromEnvironment),
-		openai:  map[openaiServer]llm.Provider{},
+		models:  map[modelServer]llm.Provider{},
 	}
 }
 
-// config is an agent's runtime without its queue. Problems are sentences for a person.
+// outfit is what an agent is started with. Problems are sentences for a person.
+func (e *equipment) outfit(a *agent) (outfit, []string) {
+	servers, problems := e.toolServers(a)
+	config, more := e.config(a)
+	return outfit{Config: config, servers: servers, network: e.network}, append(problems, more...)
+}
+
+// config is an agent's runtime without its queue and its MCP servers.
 func (e *equipment) config(a *agent) (runtime.Config, []string) {
 	provider, problems := e.provider(a)
 	set, more := e.tools(a)
@@ -67,34 +76,38 @@ func (e *equipment) provider(a *agent) (llm.Provider, []string) {
 		}
 		return e.mock, nil
 	case llm.OpenAI:
-		return e.openAI(a)
+		return e.model(a, "OPENAI", func(s modelServer) (llm.Provider, error) {
+			return openai.New(openai.Config{BaseURL: s.baseURL, APIKey: s.key})
+		})
+	case llm.Anthropic:
+		return e.model(a, "ANTHROPIC", func(s modelServer) (llm.Provider, error) {
+			return anthropic.New(anthropic.Config{BaseURL: s.baseURL, APIKey: s.key})
+		})
 	default:
-		return nil, []string{fmt.Sprintf("ArkAgent %s: provider %q (model %s) is not one that this build of ark speaks: use --provider openai or --provider mock", a.name, a.provider, a.model)}
+		return nil, []string{fmt.Sprintf("ArkAgent %s: provider %q (model %s) is not one that ark knows: use openai, anthropic or mock", a.name, a.provider, a.model)}
 	}
 }
 
-func (e *equipment) openAI(a *agent) (llm.Provider, []string) {
-	server := openaiServer{baseURL: a.env.get("OPENAI_BASE_URL"), key: a.env.get("OPENAI_API_KEY")}
-	if p := e.openai[server]; p != nil {
+// model is the provider of the server that <prefix>_BASE_URL and <prefix>_API_KEY name.
+func (e *equipment) model(a *agent, prefix string, connect func(modelServer) (llm.Provider, error)) (llm.Provider, []string) {
+	server := modelServer{provider: a.provider, baseURL: a.env.get(prefix + "_BASE_URL"), key: a.env.get(prefix + "_API_KEY")}
+	if p := e.models[server]; p != nil {
 		return p, nil
 	}
 	if server.key == "" && server.baseURL == "" {
-		return nil, []string{fmt.Sprintf("ArkAgent %s: model %s needs a key: set OPENAI_API_KEY, set OPENAI_BASE_URL to a server that needs none, or try the team without a model with --provider mock", a.name, a.model)}
+		return nil, []string{fmt.Sprintf("ArkAgent %s: model %s needs a key: set %s_API_KEY, set %s_BASE_URL to a server that needs none, or try the team without a model with --provider mock", a.name, a.model, prefix, prefix)}
 	}
-	p, err := openai.New(openai.Config{BaseURL: server.baseURL, APIKey: server.key})
+	p, err := connect(server)
 	if err != nil {
 		return nil, []string{fmt.Sprintf("ArkAgent %s: %v", a.name, err)}
 	}
-	e.openai[server] = p
+	e.models[server] = p
 	return p, nil
 }
 
 // tools makes an agent's webhook tools.
 func (e *equipment) tools(a *agent) (*tools.Set, []string) {
 	var problems []string
-	if len(a.spec.MCPServers) > 0 && !e.noMCP {
-		problems = append(problems, fmt.Sprintf("ArkAgent %s: this build of ark connects to no MCP servers: run without their tools with --no-mcp", a.name))
-	}
 	var all []tools.Tool
 	for i := range a.spec.Tools {
 		t := &a.spec.Tools[i]

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"sync"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -15,6 +16,7 @@ import (
 	"arkonis.dev/ark/pkg/runtime"
 	"arkonis.dev/ark/pkg/task"
 	"arkonis.dev/ark/pkg/telemetry"
+	"arkonis.dev/ark/pkg/tools/mcp"
 	"arkonis.dev/ark/pkg/work"
 )
 
@@ -36,6 +38,8 @@ type host struct {
 	agentsUp, serviceUp, resultsUp part
 	mail                           post
 	unwatch                        []func()
+	servers                        []*mcp.Servers  // of the agents
+	private                        string          // folder for their certificates, "" for none
 	failed                         context.Context //nolint:containedctx // ends when new results are followed no more; its cause says why
 }
 
@@ -248,7 +252,7 @@ func dropTasks(ctx context.Context, stream jetstream.Stream, keep map[string]boo
 
 // equip starts the work service and one runtime for each agent. They outlive an interrupted ctx: they are needed to
 // cancel the run in good order.
-func (h *host) equip(ctx context.Context, c *catalog, agents map[string]*agent, configs []runtime.Config) error {
+func (h *host) equip(ctx context.Context, c *catalog, agents map[string]*agent, outfits []outfit) error {
 	h.catalog, h.agents = c, agents
 	service, err := h.startService(ctx)
 	if err != nil {
@@ -259,15 +263,38 @@ func (h *host) equip(ctx context.Context, c *catalog, agents map[string]*agent, 
 	}
 	var up context.Context
 	h.agentsUp, up = newPart(ctx)
-	for _, c := range configs {
-		c.Queue, c.Work, c.Logger, c.Telemetry = h.queue, service.Client(), h.log, h.tel
-		r, err := runtime.New(c)
-		if err != nil {
-			return fmt.Errorf("start agent %s: %w", c.Agent, err)
+	for _, o := range outfits {
+		if err := h.startAgent(up, o, service); err != nil {
+			return err
 		}
-		h.agentsUp.group.Go(func() error { return r.Run(up) })
 	}
 	return h.watch()
+}
+
+// startAgent starts the runtime of an agent and connects it to its MCP servers.
+func (h *host) startAgent(ctx context.Context, o outfit, service *work.Service) (err error) {
+	c := o.Config
+	c.Queue, c.Work, c.Logger, c.Telemetry = h.queue, service.Client(), h.log, h.tel
+	if len(o.servers) > 0 {
+		if h.private == "" {
+			if h.private, err = os.MkdirTemp("", "ark-"); err != nil {
+				return err
+			}
+		}
+		if c.Servers, err = o.start(ctx, h.private, h.log); err != nil {
+			return fmt.Errorf("start agent %s: %w", o.Agent, err)
+		}
+		h.servers = append(h.servers, c.Servers)
+		if err := o.required(ctx, c.Servers); err != nil {
+			return err
+		}
+	}
+	r, err := runtime.New(c)
+	if err != nil {
+		return fmt.Errorf("start agent %s: %w", o.Agent, err)
+	}
+	h.agentsUp.group.Go(func() error { return r.Run(ctx) })
+	return nil
 }
 
 // followResults passes new records to the drivers of their runs, from its return on.
@@ -348,6 +375,12 @@ func (h *host) close() error {
 		stop()
 	}
 	err := errors.Join(h.agentsUp.end(), h.serviceUp.end(), h.resultsUp.end())
+	for _, s := range h.servers {
+		s.Close()
+	}
+	if h.private != "" {
+		err = errors.Join(err, os.RemoveAll(h.private))
+	}
 	h.server.Shutdown()
 	if err != nil {
 		return fmt.Errorf("end the agents: %w", err)

@@ -11,7 +11,6 @@ import (
 	"arkonis.dev/ark/pkg/llm/mock"
 	"arkonis.dev/ark/pkg/manifest"
 	"arkonis.dev/ark/pkg/pipeline"
-	"arkonis.dev/ark/pkg/runtime"
 )
 
 // prepared is a run that can start: everything is resolved and checked.
@@ -19,7 +18,7 @@ type prepared struct {
 	catalog  *catalog
 	spec     v1alpha1.ArkRunSpec
 	agents   map[string]*agent
-	configs  []runtime.Config // of the agents, without their queue
+	outfits  []outfit // of the agents
 	warnings []string
 }
 
@@ -117,11 +116,11 @@ func (c *catalog) equipRun(spec v1alpha1.ArkRunSpec, over override, script mock.
 		if a == nil {
 			continue
 		}
-		config, wrong := e.config(a)
+		outfit, wrong := e.outfit(a)
 		p.add(wrong...)
 		p.warnings = append(p.warnings, a.warnings...)
 		out.agents[name] = a
-		out.configs = append(out.configs, config)
+		out.outfits = append(out.outfits, outfit)
 	}
 	if len(o.MockScript) > 0 && e.mock == nil && len(p.errors) == 0 {
 		p.warnings = append(p.warnings, "--mock-script is not used, as no agent has the provider mock: add --provider mock")

@@ -92,7 +92,7 @@ func (s *session) run(ctx context.Context) (report *Report, err error) {
 		}
 	}
 	if !r.Run.Status.Phase.Terminal() {
-		if err := h.equip(ctx, p.catalog, p.agents, p.configs); err != nil {
+		if err := h.equip(ctx, p.catalog, p.agents, p.outfits); err != nil {
 			return nil, err
 		}
 	}

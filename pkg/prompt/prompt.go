@@ -42,3 +42,19 @@ func WithNote(prompt string) string {
 		return prompt + "\n\n" + Note
 	}
 }
+
+// Format says in words what an output format asks for: structured-json, markdown, plain, or free text. Nothing for none.
+func Format(format string) string {
+	switch format {
+	case "":
+		return ""
+	case "structured-json":
+		return "Answer with one JSON value and nothing else: no other words, no code fence."
+	case "markdown":
+		return "Answer in Markdown."
+	case "plain":
+		return "Answer in plain text, without any markup."
+	default:
+		return "Format of your answers: " + format
+	}
+}

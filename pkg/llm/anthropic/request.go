@@ -206,7 +206,7 @@ func markBlock(b *sdk.ContentBlockParamUnion, mark sdk.CacheControlEphemeralPara
 	switch {
 	case b.OfToolResult != nil:
 		b.OfToolResult.CacheControl = mark
-	case b.OfText != nil && strings.TrimSpace(b.OfText.Text) != "":
-		b.OfText.CacheControl = mark // the API refuses to cache nothing
+	case b.OfText != nil:
+		b.OfText.CacheControl = mark
 	}
 }

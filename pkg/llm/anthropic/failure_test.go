@@ -252,6 +252,20 @@ func TestHugeAnswerStaysSmall(t *testing.T) {
 	}
 }
 
+// An explanation without an end is read only so far.
+func TestHugeRefusalStaysSmall(t *testing.T) {
+	var before, after runtime.MemStats
+	_, p := serve(t, modelserver.Config{Rules: []modelserver.Rule{{Reply: modelserver.Reply{Status: 400, Fault: modelserver.FaultHuge}}}})
+	runtime.ReadMemStats(&before)
+	_, err := p.Chat(t.Context(), ask("hello"), nil)
+	runtime.ReadMemStats(&after)
+	var e *llm.Error
+	require.ErrorAs(t, err, &e)
+	require.Equal(t, task.CodeProviderRefused, e.Code)
+	require.Equal(t, 400, e.Status)
+	require.Less(t, int64(after.TotalAlloc)-int64(before.TotalAlloc), int64(128<<20))
+}
+
 func TestSilence(t *testing.T) {
 	t.Parallel()
 	for name, reply := range map[string]modelserver.Reply{

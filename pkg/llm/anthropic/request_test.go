@@ -330,6 +330,18 @@ func TestWrongToolIsNoFallback(t *testing.T) {
 	}
 }
 
+// Only who refuses a request refuses a feature: a proxy that is busy, or wants another key, may name one as well.
+func TestOtherStatusIsNoFallback(t *testing.T) {
+	t.Parallel()
+	for _, status := range []int{401, 403, 429, 503, 529} {
+		_, p := serve(t, modelserver.Config{Rules: []modelserver.Rule{{Reply: modelserver.Reply{Status: status, Error: "cache_control is not supported"}}}})
+		_, err := p.Chat(t.Context(), ask("hello"), nil)
+		var e *llm.Error
+		require.ErrorAs(t, err, &e)
+		require.False(t, e.Fallback, "%d", status)
+	}
+}
+
 // Each feature is given up once; a server that refuses all ends in an answer or in a final error, never in a loop.
 func TestEverythingRefused(t *testing.T) {
 	t.Parallel()

@@ -2,6 +2,7 @@ package llm
 
 import (
 	"context"
+	"slices"
 
 	"arkonis.dev/ark/pkg/task"
 )
@@ -39,10 +40,8 @@ func (r EmbedRequest) Validate() *Error {
 	if r.Model == "" || len(r.Texts) == 0 || r.Dimensions < 0 {
 		return &Error{Code: task.CodeInternal, Message: "an embedding needs a model and texts"}
 	}
-	for _, t := range r.Texts {
-		if t == "" {
-			return &Error{Code: task.CodeInternal, Message: "an embedding of an empty text was asked for"}
-		}
+	if slices.Contains(r.Texts, "") {
+		return &Error{Code: task.CodeInternal, Message: "an embedding of an empty text was asked for"}
 	}
 	return nil
 }

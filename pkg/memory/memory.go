@@ -33,6 +33,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"arkonis.dev/ark/pkg/llm"
@@ -193,7 +194,7 @@ func (m *Memory) attempt(ctx context.Context, h *health, timeout time.Duration, 
 	case ctx.Err() != nil:
 		h.interrupted()
 		return context.Cause(ctx)
-	case bounded.Err() != nil:
+	case bounded.Err() != nil, errors.Is(err, context.DeadlineExceeded):
 		err = cause
 	}
 	failure := &Error{Message: m.secrets.sentence(err), err: identity(err)}
@@ -237,8 +238,7 @@ func identity(err error) error {
 		return known
 	}
 	if failure, ok := errors.AsType[*llm.Error](err); ok {
-		switch failure.Code {
-		case task.CodeContextTooLong, task.CodeContentFiltered, task.CodeCancelled:
+		if slices.Contains([]task.Code{task.CodeContextTooLong, task.CodeContentFiltered, task.CodeCancelled}, failure.Code) {
 			return &task.Error{Code: failure.Code, Message: failure.Message}
 		}
 	}

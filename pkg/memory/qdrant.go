@@ -262,8 +262,13 @@ func (s *qdrantStore) fits(have, size uint64) error {
 
 // explain has the collection looked for again when it is gone.
 func (s *qdrantStore) explain(err error) error {
-	if status.Code(errors.Unwrap(err)) == codes.NotFound {
+	switch status.Code(errors.Unwrap(err)) {
+	case codes.NotFound:
 		s.learn(0)
+		return err
+	case codes.DeadlineExceeded: // the server's clock may be ahead of the context's
+		return context.DeadlineExceeded
+	default:
+		return err
 	}
-	return err
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/logging"
 	"github.com/redis/go-redis/v9/maintnotifications"
 )
 
@@ -46,6 +47,8 @@ func newRedis(c Config) (*redisStore, error) {
 	if err != nil {
 		return nil, err
 	}
+	// The client tells its errors to whoever calls it, and writes each of them to stderr besides.
+	logging.Disable()
 	return &redisStore{
 		client: redis.NewClient(o), ttl: c.Redis.TTL, most: c.Redis.MaxEntries,
 		put: redis.NewScript(putScript), find: redis.NewScript(findScript),

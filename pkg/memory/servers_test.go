@@ -40,6 +40,8 @@ type process struct {
 	ended chan struct{}
 }
 
+var errEnded = errors.New("before it was told to")
+
 // launch starts a server and returns when a line of its output holds ready.
 func launch(cmd *exec.Cmd, ready string) (*process, error) {
 	r, w, err := os.Pipe()
@@ -68,7 +70,7 @@ func launch(cmd *exec.Cmd, ready string) (*process, error) {
 		}
 		_, _ = io.Copy(io.Discard, r)
 		err := cmd.Wait()
-		up <- fmt.Errorf("%s ended: %v: %s", cmd.Path, err, said.String())
+		up <- fmt.Errorf("%s ended: %w: %s", cmd.Path, errors.Join(errEnded, err), said.String())
 	}()
 	select {
 	case err := <-up:

@@ -269,8 +269,8 @@ func (f *fold) taskEnded(e *TaskEnded) {
 		return
 	}
 	state := &f.s.Steps[t.Step]
-	if f.s.Ended || state.Phase != v1alpha1.StepRunning || t.Iteration != state.Iteration {
-		return
+	if state.Phase != v1alpha1.StepRunning {
+		return // it failed, or the run has ended
 	}
 	if e.Status != task.Succeeded {
 		f.taskFailed(t, e)

@@ -3,7 +3,9 @@ package pipeline_test
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -184,4 +186,75 @@ func TestFinishIsGivenUntilItIsIssued(t *testing.T) {
 	require.Equal(t, finish, plan.Decide(s, epoch().Add(100*time.Hour)).Actions)
 	plan.Apply(s, pipeline.Issued{ID: "finish"})
 	require.Equal(t, pipeline.Decision{}, plan.Decide(s, epoch()))
+}
+
+// A choice that was committed holds, unless it is none of the agents or another one has the task already.
+func TestChosen(t *testing.T) {
+	t.Parallel()
+	spec := oneRole(v1alpha1.Step{Name: "a", Role: "r", RegistryLookup: &v1alpha1.RegistryLookup{Capability: "x"}})
+	spec.Lookups = []v1alpha1.RunLookup{{Step: "a", Agents: []string{"c", "b", "a"}}}
+	plan := compile(t, spec)
+	agent := func(s *pipeline.State) string {
+		submit, ok := plan.Decide(s, epoch()).Actions[0].(*pipeline.Submit)
+		require.True(t, ok)
+		require.Equal(t, submit.Agent, plan.Status(s, epoch()).Steps[0].Agent)
+		return submit.Agent
+	}
+	s := plan.Start()
+	require.Equal(t, "a", agent(s), "nothing is known: the first by name")
+	plan.Apply(s, pipeline.Chosen{Step: "a", Agent: "nobody"})
+	require.Equal(t, "a", agent(s))
+	s = plan.Start()
+	plan.Apply(s, pipeline.Chosen{Step: "nothing", Agent: "b"})
+	plan.Apply(s, pipeline.Chosen{Step: "a", Agent: "b"})
+	plan.Apply(s, pipeline.Chosen{Step: "a", Agent: "c"})
+	require.Equal(t, "b", agent(s), "the first one that was committed")
+	s = plan.Start()
+	plan.Apply(s, pipeline.Issued{ID: s.Tasks[0].ID})
+	plan.Apply(s, pipeline.Chosen{Step: "a", Agent: "c"})
+	require.Equal(t, "a", plan.Status(s, epoch()).Steps[0].Agent, "the task is out")
+}
+
+// Delegated work however deep has a name that the API takes, each its own.
+func TestNamesOfDeepDelegation(t *testing.T) {
+	t.Parallel()
+	long := strings.Repeat("r", 53)
+	plan := compile(t, oneRole(v1alpha1.Step{Name: strings.Repeat("s", 63), Role: "r"}))
+	s := plan.Start()
+	parent := s.Tasks[0].ID
+	for i := range 20 {
+		for k := range 2 {
+			plan.Apply(s, pipeline.Delegated{Parent: parent, Child: fmt.Sprintf("c%d-%d", i, k), Role: long, Agent: "x", At: epoch()})
+		}
+		parent = fmt.Sprintf("c%d-0", i)
+	}
+	names := map[string]bool{}
+	for _, st := range plan.Status(s, epoch()).Steps {
+		require.LessOrEqual(t, len(st.Name), 253)
+		names[st.Name] = true
+	}
+	require.Len(t, names, 41)
+}
+
+// What comes after the end is counted and changes nothing else.
+func TestAfterTheEnd(t *testing.T) {
+	t.Parallel()
+	plan := compile(t, oneRole(v1alpha1.Step{Name: "a", Role: "r"}))
+	s := plan.Start()
+	a := s.Tasks[0].ID
+	plan.Apply(s, pipeline.Delegated{Parent: a, Child: "c", Role: "r", Agent: "x", At: epoch()})
+	plan.Apply(s, pipeline.Ended{Phase: v1alpha1.RunFailed, Reason: "TimedOut", At: epoch()})
+	before := plan.Status(s, epoch())
+	for _, id := range []string{a, "c"} {
+		plan.Apply(s, pipeline.TaskEnded{TaskID: id, Status: task.Succeeded, Output: "late", Usage: task.Usage{InputTokens: 3}, Pod: "pod-1", At: epoch().Add(time.Hour)})
+		plan.Apply(s, pipeline.TaskStarted{TaskID: id, Pod: "pod-2", At: epoch()})
+	}
+	after := plan.Status(s, epoch())
+	require.Equal(t, int64(6), after.TotalTokenUsage.TotalTokens)
+	for i := range after.Steps {
+		require.Equal(t, "pod-1", after.Steps[i].Pod, "a hint does not overrule a result")
+		after.Steps[i].Pod, after.Steps[i].TokenUsage = before.Steps[i].Pod, before.Steps[i].TokenUsage
+	}
+	after.TotalTokenUsage = before.TotalTokenUsage
+	require.Equal(t, before, after)
 }

@@ -3,6 +3,7 @@ package environ_test
 import (
 	"encoding/json"
 	"errors"
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -19,9 +20,7 @@ func least() map[string]string {
 
 func read(env map[string]string) (*environ.Agent, []string) {
 	all := least()
-	for k, v := range env {
-		all[k] = v
-	}
+	maps.Copy(all, env)
 	return environ.Read(environ.Source{
 		Getenv: func(name string) string { return all[name] },
 		ReadFile: func(name string) ([]byte, error) {

@@ -39,7 +39,9 @@ func TestReserve(t *testing.T) {
 		"more than all":    {daily, nil, 0, 101, ledger.Verdict{Decision: ledger.Refused, Limit: 100, Asked: 101}},
 		"limit of nothing": {ledger.Limit{}, nil, 0, 1, ledger.Verdict{Decision: ledger.Refused, Asked: 1}},
 		"largest numbers": {
-			ledger.Limit{Tokens: math.MaxInt64}, []spend{{math.MaxInt64, noon}}, 0, math.MaxInt64,
+			ledger.Limit{Tokens: math.MaxInt64},
+			[]spend{{math.MaxInt64, noon}},
+			0, math.MaxInt64,
 			ledger.Verdict{Decision: ledger.Granted, Limit: math.MaxInt64, Spent: math.MaxInt64, Asked: math.MaxInt64},
 		},
 		"to the last token":   {forever, []spend{{30, noon}}, 50, 20, ledger.Verdict{Decision: ledger.Granted, Limit: 100, Spent: 30, Reserved: 50, Asked: 20}},
@@ -50,11 +52,15 @@ func TestReserve(t *testing.T) {
 		"just left":           {daily, []spend{{100, noon.Add(-day - 30*time.Minute)}}, 0, 100, ledger.Verdict{Decision: ledger.Granted, Limit: 100, Asked: 100}},
 		"still there in part": {daily, []spend{{100, noon.Add(-day - time.Second)}}, 0, 1, ledger.Verdict{Decision: ledger.Refused, Limit: 100, Spent: 100, Asked: 1, FreesAt: noon}},
 		"the first is enough": {
-			daily, []spend{{40, noon.Add(-20 * time.Hour)}, {50, noon.Add(-time.Hour)}}, 0, 50,
+			daily,
+			[]spend{{40, noon.Add(-20 * time.Hour)}, {50, noon.Add(-time.Hour)}},
+			0, 50,
 			ledger.Verdict{Decision: ledger.Refused, Limit: 100, Spent: 90, Asked: 50, FreesAt: noon.Add(4*time.Hour + 30*time.Minute)},
 		},
 		"needs both": {
-			daily, []spend{{40, noon.Add(-20 * time.Hour)}, {50, noon.Add(-time.Hour)}}, 0, 51,
+			daily,
+			[]spend{{40, noon.Add(-20 * time.Hour)}, {50, noon.Add(-time.Hour)}},
+			0, 51,
 			ledger.Verdict{Decision: ledger.Refused, Limit: 100, Spent: 90, Asked: 51, FreesAt: noon.Add(23*time.Hour + 30*time.Minute)},
 		},
 	} {

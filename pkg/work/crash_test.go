@@ -218,7 +218,10 @@ func (c *crashWorld) check(parent, child *task.Task, big task.Text) {
 	journal[7] = work.Entry{Note: "unknown"}
 	require.Equal(c.t, []work.Entry{
 		intent(1, 100), answer(1, 40), started("1.0"), toolEnd("1.0", strings.Repeat("long ", 10<<10)), intent(2, 100), failed(2, 5), intent(3, 60),
-		{Note: "unknown"}, intent(4, 10), {Note: "the end"}, answer(4, 10),
+		{Note: "unknown"},
+		intent(4, 10),
+		{Note: "the end"},
+		answer(4, 10),
 	}, journal)
 	require.Len(c.t, w.records(), 1)
 	queued, err := w.queue.Task(c.t.Context(), "default", "crew-critic", child.ID)

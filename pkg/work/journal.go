@@ -210,7 +210,7 @@ func readRecord(s queue.Stored) (*record, error) {
 func (r *record) entries() []Entry {
 	all := r.Entries
 	for _, n := range r.Notes {
-		all = append(all[:len(all):len(all)], Entry{Note: n})
+		all = append(slices.Clip(all), Entry{Note: n})
 	}
 	return all
 }

@@ -248,7 +248,9 @@ func TestJournalIsReplayed(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []work.Entry{
 		intent(1, 100), answer(1, 60), started("1.0"), started("1.1"), toolEnd("1.0", "a"), intent(2, 200),
-		failed(2, 10), {Note: "it failed once"}, intent(3, 300), second.Journal()[9],
+		failed(2, 10),
+		{Note: "it failed once"},
+		intent(3, 300), second.Journal()[9],
 	}, second.Journal())
 	unknown := second.Journal()[9].Failed
 	require.True(t, unknown.Unknown)

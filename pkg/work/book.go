@@ -346,9 +346,21 @@ func (b *book) readScope(ctx context.Context, key scopeKey) (*scope, error) {
 	return s, nil
 }
 
-// refresh reads budgets again and forgets those that another service has changed meanwhile. It says whether there
-// were any.
-func (b *book) refresh(ctx context.Context, keys []scopeKey) (changed bool, err error) {
+// refresh reads a journal and budgets again and forgets what another service has changed meanwhile. It says whether
+// there was anything.
+func (b *book) refresh(ctx context.Context, key queue.Key, budgets []scopeKey) (changed bool, err error) {
+	b.mu.Lock()
+	before := b.journals[key]
+	b.mu.Unlock()
+	after, err := b.journal(ctx, key, true)
+	if err != nil {
+		return false, err
+	}
+	changed, err = b.refreshScopes(ctx, budgets)
+	return changed || before != after, err
+}
+
+func (b *book) refreshScopes(ctx context.Context, keys []scopeKey) (changed bool, err error) {
 	for _, key := range keys {
 		s, err := b.readScope(ctx, key)
 		if err != nil {

@@ -89,16 +89,23 @@ type failure struct {
 // kinds are the sentinels that travel by name.
 var kinds = map[string]error{
 	"done": ErrDone, "gone": ErrGone, "fenced": ErrFenced, "unavailable": ErrUnavailable,
-	"withdrawn": errWithdrawn, "lost": errUploadLost, kindStopping: errStopping,
+	"withdrawn": errWithdrawn, "lost": errUploadLost, kindAgain: errAskAgain,
 }
 
 const (
-	kindRefused  = "refused"
-	kindStopping = "stopping"
+	kindRefused = "refused"
+	kindAgain   = "again"
 )
 
-// errStopping is the answer of a service that is about to end: another one may take the request.
-var errStopping = fmt.Errorf("%w: it is stopping", ErrUnavailable)
+// errAskAgain is what a client asks again after: errStopping or errLate.
+var errAskAgain = fmt.Errorf("%w at the moment", ErrUnavailable)
+
+var (
+	// errStopping is the answer of a service that is about to end: another one may take the request.
+	errStopping = fmt.Errorf("%w: it is stopping", errAskAgain)
+	// errLate is the answer to a request that the client may have given up.
+	errLate = fmt.Errorf("%w: it is too busy", errAskAgain)
+)
 
 var (
 	// errConflict means that another append has the number of this one.
@@ -121,8 +128,8 @@ func newFailure(err error) *failure {
 		return &failure{Kind: kindRefused, Message: refused.Message}
 	case errors.As(err, &failed):
 		return &failure{Task: failed}
-	case errors.Is(err, errStopping):
-		return &failure{Kind: kindStopping}
+	case errors.Is(err, errAskAgain):
+		return &failure{Kind: kindAgain, Message: err.Error()}
 	}
 	for kind, sentinel := range kinds {
 		if errors.Is(err, sentinel) {

@@ -11,7 +11,19 @@ import (
 	"arkonis.dev/ark/pkg/task"
 )
 
+// takeOver joins requests for the same take-over: one that is asked for again while it is under way is not worked on
+// twice.
 func (s *Service) takeOver(ctx context.Context, c caller, r takeOverRequest) (*takeOverReply, error) {
+	id := strings.Join([]string{"take over", c.namespace, c.agent, r.Task, r.ID}, "\n")
+	v, err, _ := s.book.flight.Do(id, func() (any, error) { return s.doTakeOver(ctx, c, r) })
+	if err != nil {
+		return nil, err
+	}
+	return v.(*takeOverReply), nil //nolint:forcetypeassert // made above
+}
+
+func (s *Service) doTakeOver(ctx context.Context, c caller, r takeOverRequest) (*takeOverReply, error) {
+	until := time.Now().Add(time.Duration(r.Patience) * time.Millisecond)
 	t, err := s.q.Task(ctx, c.namespace, c.agent, r.Task)
 	switch {
 	case errors.Is(err, queue.ErrNoTask):
@@ -29,7 +41,7 @@ func (s *Service) takeOver(ctx context.Context, c caller, r takeOverRequest) (*t
 		return nil, err
 	}
 	s.book.install(j)
-	a := &takingOver{id: r.ID, pod: r.Pod, task: t, retries: s.cfg.Retries(c.namespace, c.agent)}
+	a := &takingOver{id: r.ID, pod: r.Pod, task: t, retries: s.cfg.Retries(c.namespace, c.agent), until: until}
 	err = s.book.do(ctx, key, a)
 	if err != nil {
 		if a.record != nil {
@@ -163,7 +175,7 @@ func (s *Service) join(ctx context.Context, id appendKey, r appendRequest) *runn
 	}
 	s.mu.Unlock()
 	if again {
-		s.group.Go(func() { s.askedAgain(ctx, run) })
+		s.group.Go(func() { s.askedAgain(ctx, id.key, run) })
 		return run
 	}
 	s.group.Go(func() {
@@ -176,19 +188,19 @@ func (s *Service) join(ctx context.Context, id appendKey, r appendRequest) *runn
 	return run
 }
 
-// askedAgain notes that somebody still waits for an append. It may wait for what another service has settled: this is
-// the time to look.
-func (s *Service) askedAgain(ctx context.Context, run *running) {
+// askedAgain notes that somebody still waits for an append. Another service may have settled what it waits for, or have
+// stored it: this is the time to look.
+func (s *Service) askedAgain(ctx context.Context, key queue.Key, run *running) {
 	s.book.mu.Lock()
 	run.action.asked = time.Now()
-	keys := run.action.waitsFor
+	budgets := run.action.waitsFor
 	s.book.mu.Unlock()
-	changed, err := s.book.refresh(ctx, keys)
+	changed, err := s.book.refresh(ctx, key, budgets)
 	if err != nil {
-		s.cfg.Logger.Debug("budgets were not read again", "error", err)
+		s.cfg.Logger.Debug("journal and budgets were not read again", "error", err)
 	}
 	if changed {
-		s.book.enqueue(&op{action: passAction{}, done: make(chan error, 1)})
+		s.book.enqueue(&op{key: key, action: againAction{}, done: make(chan error, 1)})
 	}
 }
 
@@ -202,7 +214,7 @@ func (s *Service) decideAppend(ctx context.Context, key queue.Key, a *appending)
 	}
 	err := s.book.do(ctx, key, a)
 	for errors.Is(err, errCheck) {
-		if _, err := s.book.refresh(ctx, a.waitsFor); err != nil {
+		if _, err := s.book.refreshScopes(ctx, a.waitsFor); err != nil {
 			return err
 		}
 		a.checked = true

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"arkonis.dev/ark/pkg/ledger"
 	"arkonis.dev/ark/pkg/queue"
 	"arkonis.dev/ark/pkg/task"
 )
@@ -69,7 +70,8 @@ type journal struct {
 	done bool // the task has a result
 
 	epoch     int
-	taker     string // id of the last take-over
+	taker     string          // id of the last take-over
+	takers    map[string]bool // ids of all
 	takenAt   time.Time
 	takeOvers int
 	crashes   int // take-overs of a task that nobody had released
@@ -91,7 +93,7 @@ type journal struct {
 }
 
 func newJournal(key queue.Key) *journal {
-	return &journal{key: key, open: map[int]reservation{}, children: map[string]*delegation{}, byID: map[string]*delegation{}}
+	return &journal{key: key, takers: map[string]bool{}, open: map[int]reservation{}, children: map[string]*delegation{}, byID: map[string]*delegation{}}
 }
 
 // apply folds a record. Records that are being stored and those that are read again go the same way.
@@ -123,6 +125,7 @@ func (j *journal) applyTakeOver(r *record) {
 		j.taker = ""
 		return
 	}
+	j.takers[j.taker] = true
 	j.takeOvers++
 	if j.key.RunUID == ProbeRun {
 		j.takenAt, j.lastCall = r.At, 0 // each probe begins anew, as nothing is kept of the one before
@@ -253,4 +256,46 @@ func holderKey(namespace, holder string) (queue.Key, bool) {
 		}
 	}
 	return k, true
+}
+
+// Budget is the stored state of a budget: the body of a message on queue.BudgetSubject.
+type Budget struct {
+	Version int           `json:"v"`
+	Scope   string        `json:"scope"`
+	State   *ledger.State `json:"state"`
+}
+
+// DecodeBudget reads the body of a message on a budget's subject.
+func DecodeBudget(body []byte) (*Budget, error) {
+	b := &Budget{State: new(ledger.State)}
+	if err := json.Unmarshal(body, b); err != nil {
+		return nil, fmt.Errorf("decode budget: %w", err)
+	}
+	if b.Version < 1 || b.Version > task.Version || b.State == nil {
+		return nil, fmt.Errorf("decode budget %q: %w", b.Scope, task.ErrVersion)
+	}
+	return b, nil
+}
+
+// scopeKey names a budget.
+type scopeKey struct{ namespace, scope string }
+
+// scope is a budget as this process knows it.
+type scope struct {
+	key   scopeKey
+	state *ledger.State
+	seq   uint64 // of the stored state, 0 for none
+	used  time.Time
+}
+
+func limitOf(b task.Budget) ledger.Limit {
+	return ledger.Limit{Tokens: b.Limit, Window: time.Duration(b.Window) * time.Second}
+}
+
+func (s *scope) encode() ([]byte, error) {
+	return json.Marshal(Budget{Version: task.Version, Scope: s.key.scope, State: s.state})
+}
+
+func newScope(key scopeKey) *scope {
+	return &scope{key: key, state: new(ledger.State), used: time.Now()}
 }

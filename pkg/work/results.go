@@ -126,7 +126,7 @@ func (b *book) end(key queue.Key) (open bool) {
 	j.done = true
 	waits := slices.ContainsFunc(b.waiting, func(o *op) bool { return o.key == key })
 	if waits {
-		b.queued = append(b.queued, &op{key: key, action: endAction{}, done: make(chan error, 1)})
+		b.queued = append(b.queued, &op{key: key, action: againAction{}, done: make(chan error, 1)})
 		b.stir()
 	}
 	if len(j.open) > 0 {
@@ -139,10 +139,11 @@ func (b *book) end(key queue.Key) (open bool) {
 	return false
 }
 
-// endAction has the waiting ops of a task decided again.
-type endAction struct{}
+// againAction has the waiting ops of a task decided again, and those behind them.
+type againAction struct{}
 
-func (endAction) decide(t *turn, o *op) step {
+func (againAction) decide(t *turn, o *op) step {
+	t.freed = true
 	t.requeue(o.key)
 	return stepEnded
 }

@@ -303,6 +303,29 @@ func TestWhoIsNotGivenATask(t *testing.T) {
 	w.stands("run.run-1", 30, 0)
 }
 
+// A request whose answer was lost is answered again in the same way; one that comes when somebody else has the task
+// takes it from nobody.
+func TestTakeOverAskedAgain(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, work.Config{})
+	w.serve()
+	tk := w.submit(w.task())
+	nc := w.connect()
+	ask := func() *nats.Msg {
+		m, err := nc.Request(queue.WorkSubject("default", "writer", "takeover"), []byte(`{"task":"`+tk.ID+`","pod":"p","id":"x","patience":10000}`), 10*time.Second)
+		require.NoError(t, err)
+		return m
+	}
+	first, second := ask(), ask()
+	require.Empty(t, first.Header.Get("Ark-Work-Failure"))
+	require.JSONEq(t, string(first.Data), string(second.Data))
+	s, err := w.takeAgain(tk)
+	require.NoError(t, err)
+	require.Equal(t, 2, s.TakeOvers())
+	require.Contains(t, ask().Header.Get("Ark-Work-Failure"), "fenced")
+	appends(t, s, intent(1, 1))
+}
+
 func TestHandingBackIsNoCrash(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, work.Config{Retries: func(string, string) int { return 1 }})

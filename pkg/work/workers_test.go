@@ -104,7 +104,7 @@ func (o *office) work(tk *task.Task, answers int, seed uint64) (int64, error) {
 		switch {
 		case err == nil, errors.As(err, &refused):
 			return o.charged(tk)
-		case errors.Is(err, errKilled), errors.Is(err, work.ErrUnavailable):
+		case errors.Is(err, errKilled), errors.Is(err, work.ErrUnavailable), errors.Is(err, work.ErrFenced):
 		default:
 			return 0, err
 		}
@@ -150,7 +150,7 @@ func (o *office) turns(ctx context.Context, s *work.Session, answers int, random
 // charged is what a task's journal says that it has paid.
 func (o *office) charged(tk *task.Task) (int64, error) {
 	s, err := o.w.client.TakeOver(o.w.tb.Context(), tk.Namespace, tk.Agent, tk.ID, "auditor")
-	for errors.Is(err, work.ErrUnavailable) {
+	for errors.Is(err, work.ErrUnavailable) || errors.Is(err, work.ErrFenced) {
 		s, err = o.w.client.TakeOver(o.w.tb.Context(), tk.Namespace, tk.Agent, tk.ID, "auditor")
 	}
 	if err != nil {
@@ -197,10 +197,10 @@ func TestBudgetUnderKills(t *testing.T) {
 	}
 	group.Wait()
 	stopKilling()
+	require.NoError(t, errors.Join(errs...))
 	var sum int64
-	for i := range workers {
-		require.NoError(t, errs[i])
-		sum += sums[i]
+	for _, s := range sums {
+		sum += s
 	}
 	w.stands("run.run-1", sum, 0)
 	w.stands("agent.writer", sum, 0)
@@ -214,14 +214,15 @@ func TestBudgetUnderKills(t *testing.T) {
 	t.Logf("%d calls, %d tokens charged, %d revisions", o.calls.Load(), sum, a.revisions)
 }
 
-// killServices starts services and kills them, one after the other, until stop is called.
+// killServices starts services and kills them, one after the other, until it has killed many or stop is called.
 func (w *world) killServices() (stop func()) {
+	const lives = 40
 	ctx, cancel := context.WithCancel(w.tb.Context())
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		for ctx.Err() == nil {
-			life, end := context.WithTimeout(ctx, 40*time.Millisecond)
+		for range lives {
+			life, end := context.WithTimeout(ctx, 60*time.Millisecond)
 			nc := w.connect()
 			s, err := work.NewService(w.open(), nc, w.config)
 			if err != nil {

@@ -103,7 +103,7 @@ func (s *session) observer() *progress.Observer {
 	if s.view == nil {
 		return nil
 	}
-	return progress.NewObserver(s.view)
+	return progress.NewObserver(s.view, s.options.Stream)
 }
 
 // Who ended a run.

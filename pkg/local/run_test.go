@@ -152,22 +152,26 @@ spec:
   - {name: last, role: a, dependsOn: [b1, b2, b3, b4, b5, b6, b7, b8], inputs: {prompt: done}}
 `
 
-// Eight branches between two single steps: all of them are at the model at once.
+// Eight branches between two single steps: all of them are at the model at once. The figure is the best of some
+// tries, as the machine may have other things to do; that the branches overlap is not.
 func TestParallelBranchesOverlap(t *testing.T) {
 	t.Parallel()
-	const delay = 100 * time.Millisecond
-	model, env := server(t, modelserver.Config{Delay: delay})
-	report, err := local.Run(t.Context(), local.Options{Manifests: load(t, fan), Getenv: env})
-	require.NoError(t, err)
-	require.Equal(t, v1alpha1.RunSucceeded, report.Status)
-	calls := model.Calls()
-	require.Len(t, calls, 10)
-	took := calls[9].Answered.Sub(calls[0].In)
-	t.Logf("critical path 300 ms, took %s, run %d ms", took, report.DurationMS)
-	require.Less(t, took, 450*time.Millisecond)
-	for _, c := range calls[1:9] {
-		require.True(t, calls[8].In.Before(c.Answered), "the last branch was asked while all others were")
+	const delay, tries = 100 * time.Millisecond, 5
+	best := time.Hour
+	for try := 0; try < tries && best >= 9*delay/2; try++ {
+		model, env := server(t, modelserver.Config{Delay: delay})
+		report, err := local.Run(t.Context(), local.Options{Manifests: load(t, fan), Getenv: env})
+		require.NoError(t, err)
+		require.Equal(t, v1alpha1.RunSucceeded, report.Status)
+		calls := model.Calls()
+		require.Len(t, calls, 10)
+		for _, c := range calls[1:9] {
+			require.True(t, calls[8].In.Before(c.Answered), "the last branch was asked while all others were")
+		}
+		best = min(best, calls[9].Answered.Sub(calls[0].In))
 	}
+	t.Logf("critical path %s, took %s", 3*delay, best)
+	require.Less(t, best, 9*delay/2, "1.5 times the critical path")
 }
 
 func TestTimeout(t *testing.T) {

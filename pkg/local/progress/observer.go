@@ -6,6 +6,7 @@ package progress
 import (
 	"io"
 	"slices"
+	"strings"
 	"sync"
 
 	v1alpha1 "arkonis.dev/ark/pkg/apis/v1alpha1"
@@ -23,17 +24,26 @@ type View interface {
 // Observer puts together what a view shows: the statuses of the runs of one host and what their tasks say of
 // themselves. It is safe for concurrent use.
 type Observer struct {
-	view View
+	view   View
+	stream bool
 
-	mu    sync.Mutex
-	order []string // uids, the run that was asked for first
-	runs  map[string]sceneRun
-	tools map[string][]string // task id -> tools being called, the newest last
+	mu       sync.Mutex
+	order    []string // uids, the run that was asked for first
+	runs     map[string]sceneRun
+	tools    map[string][]string // task id -> tools being called, the newest last
+	streamed map[string]*answer  // task id -> what was shown of its answer
 }
 
-// NewObserver makes an Observer that feeds a view.
-func NewObserver(v View) *Observer {
-	return &Observer{view: v, runs: map[string]sceneRun{}, tools: map[string][]string{}}
+// answer is what was shown of a task's newest answer.
+type answer struct {
+	call int
+	text string
+	done bool
+}
+
+// NewObserver makes an Observer that feeds a view. With stream it shows answers as they arrive.
+func NewObserver(v View, stream bool) *Observer {
+	return &Observer{view: v, stream: stream, runs: map[string]sceneRun{}, tools: map[string][]string{}, streamed: map[string]*answer{}}
 }
 
 // Run takes in how far a run is. task is the one that a child run carries out.
@@ -44,7 +54,34 @@ func (o *Observer) Run(uid, task string, status v1alpha1.ArkRunStatus) {
 		o.order = append(o.order, uid)
 	}
 	o.runs[uid] = sceneRun{task: task, status: status}
+	if o.stream {
+		o.complete(status.Steps)
+	}
 	o.show()
+}
+
+// complete shows what is missing of the answers of steps that are done: hints come later than results, or not at all.
+func (o *Observer) complete(steps []v1alpha1.StepStatus) {
+	for i := range steps {
+		s := &steps[i]
+		if !s.Phase.Terminal() || s.TaskID == "" {
+			continue
+		}
+		a := o.answer(s.TaskID)
+		if rest, ok := strings.CutPrefix(s.Output, a.text); ok && !a.done {
+			o.view.chunk(s.Name, rest)
+		}
+		a.done = true
+	}
+}
+
+func (o *Observer) answer(task string) *answer {
+	a := o.streamed[task]
+	if a == nil {
+		a = &answer{}
+		o.streamed[task] = a
+	}
+	return a
 }
 
 // Progress takes in what a task says of itself.
@@ -79,11 +116,25 @@ func (o *Observer) show() {
 }
 
 // Chunk passes on a piece of an answer under the name of its step.
-func (o *Observer) Chunk(key queue.Key, c queue.Chunk) { o.view.chunk(o.step(key), c.Text) }
-
-func (o *Observer) step(key queue.Key) string {
+func (o *Observer) Chunk(key queue.Key, c queue.Chunk) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	a := o.answer(key.TaskID)
+	if a.done {
+		return
+	}
+	step := o.step(key)
+	if a.call != c.Call {
+		if a.text != "" {
+			o.view.chunk(step, "\n")
+		}
+		a.call, a.text = c.Call, ""
+	}
+	a.text += c.Text
+	o.view.chunk(step, c.Text)
+}
+
+func (o *Observer) step(key queue.Key) string {
 	for _, s := range o.runs[key.RunUID].status.Steps {
 		if s.TaskID == key.TaskID {
 			return s.Name

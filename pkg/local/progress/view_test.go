@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	v1alpha1 "arkonis.dev/ark/pkg/apis/v1alpha1"
+	"arkonis.dev/ark/pkg/queue"
 )
 
 var update = flag.Bool("update", false, "write what the tests saw into their scenario files")
@@ -130,4 +131,26 @@ func screen(t *testing.T, written string) []string {
 		}
 	}
 	return lines
+}
+
+// Whatever becomes of the hints, a streamed answer is shown whole, once, before its step is said to be done.
+func TestStreamedAnswersAreWhole(t *testing.T) {
+	t.Parallel()
+	var out bytes.Buffer
+	view := NewLines(&out)
+	o := NewObserver(view, true)
+	step := func(name string, phase v1alpha1.StepPhase, output string) v1alpha1.StepStatus {
+		return v1alpha1.StepStatus{Name: name, TaskID: "t-" + name, Phase: phase, Output: output}
+	}
+	key := queue.Key{RunUID: "u", TaskID: "t-a"}
+	o.Run("u", "", v1alpha1.ArkRunStatus{Steps: []v1alpha1.StepStatus{step("a", v1alpha1.StepRunning, "")}})
+	o.Chunk(key, queue.Chunk{Call: 1, Text: "let me look"})
+	o.Chunk(key, queue.Chunk{Call: 2, Text: "It is "})
+	o.Run("u", "", v1alpha1.ArkRunStatus{Steps: []v1alpha1.StepStatus{
+		step("a", v1alpha1.StepSucceeded, "It is 42."), step("b", v1alpha1.StepSucceeded, "No hint came."),
+	}})
+	o.Chunk(key, queue.Chunk{Call: 2, Text: "42."})
+	view.Finish("done")
+	require.Equal(t, "a: Running\na> let me look\nIt is 42.\nb> No hint came.\n"+
+		"a: Succeeded in 0.0s - 0 tokens\nb: Succeeded in 0.0s - 0 tokens\ndone\n", out.String())
 }

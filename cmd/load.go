@@ -5,7 +5,10 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"sync"
 	"time"
+
+	"go.opentelemetry.io/otel"
 
 	"arkonis.dev/ark/pkg/manifest"
 	"arkonis.dev/ark/pkg/telemetry"
@@ -34,7 +37,12 @@ func load(ctx context.Context, s *streams, paths []string) (*manifest.Set, error
 // telemetryFlush bounds how long the end of a command waits for its spans to be sent.
 const telemetryFlush = 5 * time.Second
 
-func startTelemetry(ctx context.Context, recorder *telemetry.Recorder) (*telemetry.Telemetry, error) {
+// startTelemetry sets telemetry up. What it fails to send costs spans, never work: that is told once.
+func startTelemetry(ctx context.Context, s *streams, recorder *telemetry.Recorder) (*telemetry.Telemetry, error) {
+	var told sync.Once
+	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) {
+		told.Do(func() { fmt.Fprintf(s.err, "warning: telemetry cannot be sent: %v\n", err) })
+	}))
 	c, err := telemetry.ConfigFromEnv(os.Getenv)
 	if err != nil {
 		return nil, err
@@ -43,8 +51,10 @@ func startTelemetry(ctx context.Context, recorder *telemetry.Recorder) (*telemet
 	return telemetry.Start(ctx, c)
 }
 
-func stopTelemetry(ctx context.Context, t *telemetry.Telemetry) error {
+func stopTelemetry(ctx context.Context, t *telemetry.Telemetry) {
 	ctx, cancel := context.WithTimeout(ctx, telemetryFlush)
 	defer cancel()
-	return t.Shutdown(ctx)
+	if err := t.Shutdown(ctx); err != nil {
+		otel.Handle(err)
+	}
 }

@@ -16,6 +16,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"arkonis.dev/ark/pkg/manifest"
 )
 
 // Exit codes of every command.
@@ -65,14 +67,35 @@ func execute(ctx context.Context, root *cobra.Command, s *streams) int {
 	return code
 }
 
-// printError writes each line of an error that begins one; lines that are indented go on with the one before.
+// printError writes each of the errors that one is made of; what follows the first line of one is indented.
 func printError(w io.Writer, err error) {
-	for line := range strings.Lines(strings.TrimRight(err.Error(), "\n")) {
-		if !strings.HasPrefix(line, " ") {
-			line = "error: " + line
+	for _, text := range errorTexts(err) {
+		first, rest, _ := strings.Cut(strings.TrimRight(text, "\n"), "\n")
+		fmt.Fprintln(w, "error: "+first)
+		for line := range strings.Lines(rest) {
+			fmt.Fprintln(w, "  "+strings.TrimSpace(line))
 		}
-		fmt.Fprintln(w, strings.TrimRight(line, "\n"))
 	}
+}
+
+// errorTexts takes apart what errors.Join joined, and the findings of manifests.
+func errorTexts(err error) []string {
+	if exit, ok := errors.AsType[*exitError](err); ok {
+		err = exit.err
+	}
+	if joined, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // what is wrapped stays together
+		var texts []string
+		for _, e := range joined.Unwrap() {
+			texts = append(texts, errorTexts(e)...)
+		}
+		if strings.Join(texts, "\n") == err.Error() {
+			return texts
+		}
+	}
+	if m, ok := err.(*manifest.Error); ok { //nolint:errorlint // what is wrapped stays together
+		return strings.Split(m.Error(), "\n")
+	}
+	return []string{err.Error()}
 }
 
 func newRoot(s *streams) *cobra.Command {

@@ -206,7 +206,7 @@ func interruptible(parent context.Context) (context.Context, context.CancelFunc)
 }
 
 // run loads, runs and prints.
-func run(ctx context.Context, s *streams, f *runFlags, files []string, watchAsked bool) (err error) {
+func run(ctx context.Context, s *streams, f *runFlags, files []string, watchAsked bool) error {
 	if err := f.check(files); err != nil {
 		return err
 	}
@@ -218,12 +218,12 @@ func run(ctx context.Context, s *streams, f *runFlags, files []string, watchAske
 		return err
 	}
 	recorder := f.recorder()
-	tel, err := startTelemetry(ctx, recorder)
+	tel, err := startTelemetry(ctx, s, recorder)
 	if err != nil {
 		return err
 	}
 	// What the run was is told even when the run was interrupted.
-	defer func() { err = errors.Join(err, stopTelemetry(context.WithoutCancel(ctx), tel)) }()
+	defer stopTelemetry(context.WithoutCancel(ctx), tel)
 	o.Telemetry = tel
 	if f.dryRun {
 		return f.plan(ctx, s, o)

@@ -67,7 +67,7 @@ func (f *runtimeFlags) check() error {
 	}
 }
 
-func (f *runtimeFlags) run(ctx context.Context, s *streams) (err error) {
+func (f *runtimeFlags) run(ctx context.Context, s *streams) error {
 	if err := f.check(); err != nil {
 		return err
 	}
@@ -79,7 +79,7 @@ func (f *runtimeFlags) run(ctx context.Context, s *streams) (err error) {
 		return err
 	}
 	tel, wrong := startScraped(ctx)
-	defer func() { err = errors.Join(err, stopTelemetry(context.WithoutCancel(ctx), tel)) }()
+	defer stopTelemetry(context.WithoutCancel(ctx), tel)
 	hostname, err := os.Hostname()
 	if err != nil {
 		hostname = ""

@@ -106,22 +106,76 @@ func parseScript(name string, text []byte) (mock.Script, error) {
 	return script, nil
 }
 
+// agentProblems gathers what is wrong with agents: what several of them lack, such as a key, is told once.
+type agentProblems struct {
+	what  []string
+	who   map[string][]string // by what is wrong with them
+	other []string            // about no agent that there is
+}
+
+func (f *agentProblems) add(agent string, texts []string) {
+	for _, text := range texts {
+		what, ok := strings.CutPrefix(text, "ArkAgent "+agent+": ")
+		if !ok {
+			f.other = append(f.other, text)
+			continue
+		}
+		if f.who[what] == nil {
+			f.what = append(f.what, what)
+		}
+		f.who[what] = append(f.who[what], agent)
+	}
+}
+
+// agents takes over what is wrong with agents, each at the place of the first one that has it.
+func (p *problems) agents(c *catalog, found agentProblems) {
+	p.add(found.other...)
+	for _, what := range found.what {
+		who := found.who[what]
+		text := "ArkAgent " + who[0] + ": " + what
+		if len(who) > 1 {
+			text = "ArkAgents " + strings.Join(who, ", ") + ": " + what
+		}
+		if place := p.agentPlace(c, who[0]); place != "" {
+			text = place + ": " + text
+		}
+		p.add(text)
+	}
+}
+
+// agentPlace is where an agent, or the role that it is made of, stands in the files.
+func (p *problems) agentPlace(c *catalog, name string) string {
+	object := c.agents[name]
+	if p.set == nil || object == nil {
+		return ""
+	}
+	if place := p.set.Locate(object, ""); place != "" {
+		return place
+	}
+	if team := c.teams[object.Labels[v1alpha1.LabelTeam]]; team != nil {
+		return p.set.Locate(team, rolePath(team, object.Labels[v1alpha1.LabelRole]))
+	}
+	return ""
+}
+
 // equipRun resolves the agents of a run and gives them their providers and tools.
 func (c *catalog) equipRun(spec v1alpha1.ArkRunSpec, over override, script mock.Script, o *Options, p *problems) (*prepared, error) {
 	out := &prepared{catalog: c, spec: spec, agents: map[string]*agent{}}
 	e := newEquipment(c, script, o.NoMCP)
+	found := agentProblems{who: map[string][]string{}}
 	for _, name := range c.agentsOf(&spec) {
 		a, wrong := c.agent(name, over, o.Getenv)
-		p.add(wrong...)
+		found.add(name, wrong)
 		if a == nil {
 			continue
 		}
 		outfit, wrong := e.outfit(a)
-		p.add(wrong...)
+		found.add(name, wrong)
 		p.warnings = append(p.warnings, a.warnings...)
 		out.agents[name] = a
 		out.outfits = append(out.outfits, outfit)
 	}
+	p.agents(c, found)
 	if len(o.MockScript) > 0 && e.mock == nil && len(p.errors) == 0 {
 		p.warnings = append(p.warnings, "--mock-script is not used, as no agent has the provider mock: add --provider mock")
 	}

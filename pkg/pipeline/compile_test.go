@@ -258,3 +258,16 @@ func TestAfterTheEnd(t *testing.T) {
 	after.TotalTokenUsage = before.TotalTokenUsage
 	require.Equal(t, before, after)
 }
+
+// A unit says what it is at, as documented with its phases.
+func TestUnitPhases(t *testing.T) {
+	t.Parallel()
+	plan := compile(t, oneRole(v1alpha1.Step{Name: "a", Role: "r", Validate: &v1alpha1.Validation{Semantic: "good"}}))
+	s := plan.Start()
+	phases := []pipeline.UnitPhase{s.Steps[0].Units[0].Phase}
+	for _, answer := range []string{"fine", "VALID"} {
+		plan.Apply(s, pipeline.TaskEnded{TaskID: s.Tasks[s.Open[0]].ID, Status: task.Succeeded, Output: answer, At: epoch()})
+		phases = append(phases, s.Steps[0].Units[0].Phase)
+	}
+	require.Equal(t, []pipeline.UnitPhase{pipeline.UnitWorking, pipeline.UnitJudging, pipeline.UnitDone}, phases)
+}

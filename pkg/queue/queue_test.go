@@ -208,10 +208,12 @@ func TestStopHandsBackWhatNobodyTook(t *testing.T) {
 	require.NoError(t, kept.Ack(t.Context()), "what was returned before stays valid")
 }
 
+// The server says that a consumer is gone only to a pull that waits on it. Otherwise two missed heartbeats tell, so
+// they come fast here.
 func TestSubscriptionComesBackWhenTheConsumerIsLost(t *testing.T) {
 	t.Parallel()
 	q := inMemory(t)
-	tasks := takeTasks(t, q, queue.TasksConfig{})
+	tasks := takeTasks(t, q, queue.TasksConfig{Heartbeat: 500 * time.Millisecond})
 	js, err := jetstream.New(q.Conn())
 	require.NoError(t, err)
 	require.NoError(t, js.DeleteConsumer(t.Context(), queue.StreamTasks, "default__writer"))

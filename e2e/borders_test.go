@@ -34,14 +34,14 @@ const module = "arkonis.dev/ark"
 
 func TestAgentSideLinksNoKubernetes(t *testing.T) {
 	t.Parallel()
-	all := deps(t, "./pkg/runtime/...", "./pkg/tools/...", "./pkg/llm/...", "./pkg/work/...", "./pkg/queue/...")
+	all := deps(t, "./pkg/runtime/...", "./pkg/tools/...", "./pkg/llm/...", "./pkg/work/...", "./pkg/queue/...", "./pkg/agent/...", "./pkg/environ/...", "./pkg/memory/...")
 	require.Empty(t, matching(all, "k8s.io", module+"/pkg/apis", module+"/pkg/pipeline", module+"/pkg/runner"))
 	require.NotEmpty(t, matching(all, module+"/pkg/llm"))
 }
 
 func TestClusterSideLinksNoModelCode(t *testing.T) {
 	t.Parallel()
-	all := deps(t, "./pkg/runner/...", "./pkg/manifest/...")
+	all := deps(t, "./pkg/runner/...", "./pkg/manifest/...", "./pkg/environ/...")
 	require.Empty(t, matching(all, "github.com/openai", module+"/pkg/llm", module+"/pkg/tools", module+"/pkg/runtime"))
 	require.NotEmpty(t, matching(all, module+"/pkg/pipeline"))
 }

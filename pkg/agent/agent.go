@@ -165,7 +165,7 @@ func (a *Agent) runOnce(ctx context.Context, nc *nats.Conn, servers *mcp.Servers
 	}
 	c := a.outfit.config
 	c.Queue, c.Work, c.Servers = q, work.NewClient(nc), servers
-	c.Logger, c.Telemetry = a.log, a.config.Telemetry
+	c.Logger, c.Telemetry = a.config.Logger.With("pod", a.env.Pod), a.config.Telemetry
 	c.AckWait, c.Heartbeat = a.config.AckWait, a.config.AckWait/heartbeats
 	c.Grace = a.config.Grace - handBackTime(a.config.Grace)
 	r, err := runtime.New(c)

@@ -22,7 +22,6 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
-	"arkonis.dev/ark/pkg/agent"
 	"arkonis.dev/ark/pkg/llm/modelserver"
 	"arkonis.dev/ark/pkg/queue"
 	"arkonis.dev/ark/pkg/task"
@@ -33,15 +32,16 @@ const fleetRun = "run-1"
 
 // fleet is a NATS server on a port, the work service, a model server, and agents as processes of their own.
 type fleet struct {
-	t      *testing.T
-	ark    string
-	port   int
-	store  string
-	server *natsserver.Server
-	nc     *nats.Conn
-	queue  *queue.Queue
-	models *modelserver.Server
-	tasks  atomic.Int32
+	t       *testing.T
+	ark     string
+	port    int
+	store   string
+	server  *natsserver.Server
+	nc      *nats.Conn
+	queue   *queue.Queue
+	models  *modelserver.Server
+	service *work.Service
+	tasks   atomic.Int32
 
 	mu      sync.Mutex
 	results map[string][]*task.Result
@@ -66,6 +66,7 @@ func newFleet(t *testing.T, models modelserver.Config, service work.Config) *fle
 	service.Logger = silent()
 	s, err := work.NewService(f.queue, f.nc, service)
 	require.NoError(t, err)
+	f.service = s
 	f.background(s.Run)
 	require.NoError(t, s.Ready(t.Context()))
 	f.background(func(ctx context.Context) error {
@@ -252,9 +253,9 @@ func (p *pod) get(path string) (status int, body string) {
 	return resp.StatusCode, string(b)
 }
 
-func (p *pod) state() agent.State {
+func (p *pod) state() work.Report {
 	_, body := p.get("/readyz")
-	var s agent.State
+	var s work.Report
 	_ = json.Unmarshal([]byte(body), &s) // of a process that does not answer: not ready
 	return s
 }

@@ -175,7 +175,14 @@ func (a *Agent) runOnce(ctx context.Context, nc *nats.Conn, servers *mcp.Servers
 	a.mu.Lock()
 	a.runtime = r
 	a.mu.Unlock()
-	return r.Run(ctx)
+	// It is reported how the pod is until its last task has ended.
+	reporting, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var group sync.WaitGroup
+	group.Go(func() { a.report(reporting, c.Work) })
+	err = r.Run(ctx)
+	stop()
+	group.Wait()
+	return err
 }
 
 const (
@@ -220,17 +227,6 @@ func (a *Agent) wait(ctx context.Context, nc *nats.Conn, tries int, err error) {
 func hangUp(nc *nats.Conn) {
 	_ = nc.FlushTimeout(hangUpTime) // what cannot be sent comes again after AckWait
 	nc.Close()
-}
-
-// Ready is nil when the agent takes tasks; the error says what is in the way.
-func (a *Agent) Ready() error {
-	a.mu.Lock()
-	r, waiting := a.runtime, a.waiting
-	a.mu.Unlock()
-	if r == nil {
-		return errors.New(waiting)
-	}
-	return r.Ready()
 }
 
 // Alive is nil unless the loop that takes tasks stands still.

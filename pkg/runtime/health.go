@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -38,22 +39,46 @@ type health struct {
 	pulse  time.Time            // of the loop; zero while it does not run
 	proof  map[string]time.Time // when a model last answered
 	last   *work.Verdict        // of the probe
+	news   chan struct{}        // closed and replaced at each change that State shows
 }
 
 func newHealth() *health {
-	return &health{faults: map[string]string{faultRunning: "not started yet"}, turn: func(bool) {}, proof: map[string]time.Time{}}
+	return &health{faults: map[string]string{faultRunning: "not started yet"}, turn: func(bool) {}, proof: map[string]time.Time{}, news: make(chan struct{})}
 }
 
 // set notes what keeps the agent from taking tasks, or with an empty text that it does not any more.
 func (h *health) set(fault, text string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.faults[fault] == text {
+		return
+	}
 	if text == "" {
 		delete(h.faults, fault)
 	} else {
 		h.faults[fault] = text
 	}
 	h.turn(h.takes())
+	h.tell()
+}
+
+// tell wakes whoever waits for news. The lock is held.
+func (h *health) tell() {
+	close(h.news)
+	h.news = make(chan struct{})
+}
+
+// touch tells of a change that is not the health's own.
+func (h *health) touch() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.tell()
+}
+
+func (h *health) changed() <-chan struct{} {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.news
 }
 
 // takes says whether the agent may take tasks.
@@ -111,6 +136,7 @@ func (h *health) swapVerdict(v *work.Verdict) (was *work.Verdict) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	was, h.last = h.last, v
+	h.tell()
 	return was
 }
 
@@ -125,6 +151,30 @@ func (r *Runtime) Ready() error {
 		faults = append(faults, errors.New(text))
 	}
 	return errors.Join(faults...)
+}
+
+// State is how a runtime is at one moment.
+type State struct {
+	// Reasons say why it takes no tasks, see Ready; empty when it does.
+	Reasons []string
+	Running int           // tasks that it works on
+	Verdict *work.Verdict // of the semantic probe; nil without one, and before the first
+}
+
+// State is how the runtime is now. Changed is closed when there is something new in it.
+func (r *Runtime) State() (s State, changed <-chan struct{}) {
+	changed = r.health.changed()
+	if err := r.Ready(); err != nil {
+		s.Reasons = strings.Split(err.Error(), "\n")
+	}
+	if v := r.health.lastVerdict(); v != nil && !v.At.IsZero() {
+		verdict := *v
+		s.Verdict = &verdict
+	}
+	r.mu.Lock()
+	s.Running = len(r.running)
+	r.mu.Unlock()
+	return s, changed
 }
 
 // Alive is nil unless the loop that takes tasks stands still.

@@ -118,10 +118,12 @@ func (r *Runtime) register(ctx context.Context, taskID string) (context.Context,
 	r.mu.Lock()
 	r.running[taskID] = cancel
 	r.mu.Unlock()
+	r.health.touch()
 	return ctx, func() {
 		r.mu.Lock()
 		delete(r.running, taskID)
 		r.mu.Unlock()
+		r.health.touch()
 		cancel(nil)
 	}
 }

@@ -38,9 +38,12 @@ type Config struct {
 	// SettleAfter is how long calls of a task that got its result meanwhile may still tell what they used, before
 	// they are charged in full; DefaultSettleAfter if 0.
 	SettleAfter time.Duration
-	Now         func() time.Time     // the broker's clock; time.Now if nil
-	Logger      *slog.Logger         // slog.Default() if nil
-	Telemetry   *telemetry.Telemetry // off if nil
+	// Reported hears of each agent of which a report said something new, see Service.Reports. It must not block. Pods that
+	// fall silent are not told of: their reports only count no more after ReportTTL.
+	Reported  func(namespace, agent string)
+	Now       func() time.Time     // the broker's clock; time.Now if nil
+	Logger    *slog.Logger         // slog.Default() if nil
+	Telemetry *telemetry.Telemetry // off if nil
 }
 
 func (c *Config) setDefaults() error {
@@ -76,6 +79,7 @@ type Service struct {
 	results  *results
 	memories *memories
 	probes   *queue.Bucket
+	reports  *reports
 	ready    chan struct{}
 	running  context.Context // of Run, after ready
 	slots    chan struct{}
@@ -110,6 +114,7 @@ func NewService(q *queue.Queue, nc *nats.Conn, cfg Config) (*Service, error) {
 		results:  newResults(),
 		memories: newMemories(q, cfg.Now),
 		probes:   q.Bucket(queue.BucketProbes),
+		reports:  newReports(),
 		ready:    make(chan struct{}),
 		slots:    make(chan struct{}, maxRequests),
 		appends:  map[appendKey]*running{},
@@ -161,7 +166,11 @@ func (s *Service) listen(ctx context.Context) (stop func(), err error) {
 	if err != nil {
 		return nil, errors.Join(err, all.Unsubscribe())
 	}
-	stop = func() { _ = errors.Join(all.Unsubscribe(), own.Unsubscribe()) }
+	heard, err := s.nc.Subscribe(reportsSubject+"*.*", s.hear)
+	if err != nil {
+		return nil, errors.Join(err, all.Unsubscribe(), own.Unsubscribe())
+	}
+	stop = func() { _ = errors.Join(all.Unsubscribe(), own.Unsubscribe(), heard.Unsubscribe()) }
 	if err := s.nc.FlushTimeout(answerTimeout); err != nil {
 		stop()
 		return nil, err
@@ -280,6 +289,8 @@ func (s *Service) answer(ctx context.Context, m *nats.Msg) (any, error) {
 		return call(ctx, c, m, s.probe)
 	case verbVerdict:
 		return call(ctx, c, m, s.verdict)
+	case verbReport:
+		return call(ctx, c, m, s.report)
 	case verbGet:
 		return call(ctx, c, m, s.get)
 	case verbMemoryPut:

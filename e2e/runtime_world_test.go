@@ -58,7 +58,7 @@ func newFleet(t *testing.T, models modelserver.Config, service work.Config) *fle
 	f.startNATS()
 	t.Cleanup(f.stopNATS)
 	var err error
-	f.nc, err = queue.Connect(f.url(), "", "test", silent())
+	f.nc, err = queue.Connect(queue.Address{URL: f.url()}, "test", silent())
 	require.NoError(t, err)
 	t.Cleanup(f.nc.Close)
 	f.queue, err = queue.Open(t.Context(), f.nc, queue.Config{Storage: jetstream.FileStorage, Logger: silent()})

@@ -120,7 +120,7 @@ func (a *Agent) listen(ctx context.Context) (net.Listener, error) {
 
 func (a *Agent) work(ctx context.Context) error {
 	defer a.outfit.network.Close()
-	nc, err := queue.Connect(a.env.NATSURL, a.env.NATSCreds, "ark runtime "+a.env.Namespace+"/"+a.env.Name+" "+a.env.Pod, a.log)
+	nc, err := queue.Connect(queue.Address{URL: a.env.NATSURL, Credentials: a.env.NATSCreds}, "ark runtime "+a.env.Namespace+"/"+a.env.Name+" "+a.env.Pod, a.log)
 	if err != nil {
 		return fmt.Errorf("%s: %w", environ.NATSURL, err)
 	}
@@ -159,7 +159,7 @@ func (a *Agent) connectTools(ctx context.Context) (*mcp.Servers, error) {
 
 // runOnce attaches to the queue and runs the agent's tasks until ctx ends. An error is of the start.
 func (a *Agent) runOnce(ctx context.Context, nc *nats.Conn, servers *mcp.Servers) error {
-	q, err := queue.Attach(ctx, nc, queue.Config{Logger: a.log})
+	q, err := queue.Attach(ctx, nc, a.env.Namespace, a.env.Name, queue.Config{Logger: a.log})
 	if err != nil {
 		return err
 	}

@@ -1,16 +1,12 @@
 package queue
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
-	"golang.org/x/sync/errgroup"
 )
 
 const (
@@ -20,11 +16,22 @@ const (
 	reconnectMost  = time.Second
 )
 
-// Connect opens a connection to the NATS server at url, which may name several servers with commas between them. It
-// returns at once, also when the server cannot be reached or refuses the credentials: the connection is made in the
-// background and tried again for ever, with growing pauses. credentials is a file, read anew for every attempt, or
-// empty. The error is of the url or of a file that cannot be read. Whoever connects closes the connection.
-func Connect(url, credentials, name string, logger *slog.Logger) (*nats.Conn, error) {
+// Address says where a NATS server is and how to log in there.
+type Address struct {
+	URL string // or several with commas between them; tls:// insists on TLS, nats:// uses it when the server does
+	// Credentials is a file with what the operator, or an administrator, has issued; without one nobody logs in.
+	Credentials string
+	// CA is a file of PEM certificates that alone may have signed the server's, and insists on TLS. Without one the
+	// system's certificates count.
+	CA string
+}
+
+// Connect opens a connection to a NATS server. It returns at once, also when the server cannot be reached or refuses
+// the credentials: the connection is made in the background and tried again for ever, with growing pauses. Both files
+// are read anew for every attempt, so that they can be replaced at any time: a connection whose credentials expire is
+// cut off and comes back with the new ones. The error is of the URL or of a file that cannot be read. Whoever connects
+// closes the connection.
+func Connect(to Address, name string, logger *slog.Logger) (*nats.Conn, error) {
 	options := append(ConnectOptions(name, logger),
 		nats.RetryOnFailedConnect(true),
 		nats.IgnoreAuthErrorAbort(),
@@ -35,10 +42,13 @@ func Connect(url, credentials, name string, logger *slog.Logger) (*nats.Conn, er
 			logger.Info("queue connection is back", "connection", name, "server", nc.ConnectedUrlRedacted())
 		}),
 	)
-	if credentials != "" {
-		options = append(options, nats.UserCredentials(credentials))
+	if to.Credentials != "" {
+		options = append(options, nats.UserCredentials(to.Credentials))
 	}
-	nc, err := nats.Connect(url, options...)
+	if to.CA != "" {
+		options = append(options, nats.RootCAs(to.CA))
+	}
+	nc, err := nats.Connect(to.URL, options...)
 	if err != nil {
 		return nil, fmt.Errorf("connect to the queue server: %w", err)
 	}
@@ -72,37 +82,4 @@ func reconnectDelay(attempts int) time.Duration {
 	d := reconnectFirst << min(max(attempts-1, 0), 10)
 	d = min(d, reconnectMost)
 	return d/2 + rand.N(d/2+1)
-}
-
-// Attach opens the streams that an operator, or whoever runs the work service, has made. It makes and changes nothing,
-// and takes only Timeout and Logger of the configuration. The error is ErrUnavailable when the server cannot be reached
-// or has not all of the streams. The connection stays the caller's.
-func Attach(ctx context.Context, nc *nats.Conn, cfg Config) (*Queue, error) {
-	if err := cfg.validate(); err != nil {
-		return nil, fmt.Errorf("queue: %w", err)
-	}
-	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(cfg.Timeout))
-	if err != nil {
-		return nil, fmt.Errorf("attach to the queue: %w", err)
-	}
-	q := &Queue{cfg: cfg, nc: nc, js: js}
-	q.log = newLedger(q)
-	ctx, cancel := q.bounded(ctx)
-	defer cancel()
-	g, ctx := errgroup.WithContext(ctx)
-	for name, to := range map[string]*jetstream.Stream{
-		StreamTasks: &q.tasks, StreamResults: &q.results, StreamLedger: &q.ledger, StreamPayloads: &q.payloads,
-	} {
-		g.Go(func() (err error) {
-			*to, err = js.Stream(ctx, name)
-			if errors.Is(err, jetstream.ErrStreamNotFound) {
-				err = fmt.Errorf("there is no stream %s: is ark's operator running with this NATS server?", name)
-			}
-			return err
-		})
-	}
-	if err := g.Wait(); err != nil {
-		return nil, fmt.Errorf("attach to the queue: %w: %w", ErrUnavailable, err)
-	}
-	return q, nil
 }

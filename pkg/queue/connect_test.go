@@ -21,10 +21,10 @@ func TestConnectWaitsForTheServer(t *testing.T) {
 	require.NoError(t, err)
 	port := l.Addr().(*net.TCPAddr).Port
 	require.NoError(t, l.Close())
-	nc, err := queue.Connect("nats://127.0.0.1:"+strconv.Itoa(port), "", "agent", quiet())
+	nc, err := queue.Connect(queue.Address{URL: "nats://127.0.0.1:" + strconv.Itoa(port)}, "agent", quiet())
 	require.NoError(t, err)
 	t.Cleanup(nc.Close)
-	_, err = queue.Attach(t.Context(), nc, queue.Config{Logger: quiet(), Timeout: time.Second})
+	_, err = queue.Attach(t.Context(), nc, "default", "writer", queue.Config{Logger: quiet(), Timeout: time.Second})
 	require.ErrorIs(t, err, queue.ErrUnavailable)
 
 	connected := nc.StatusChanged(nats.CONNECTED)
@@ -35,23 +35,27 @@ func TestConnectWaitsForTheServer(t *testing.T) {
 	go server.Start()
 	t.Cleanup(func() { server.Shutdown(); server.WaitForShutdown() })
 	<-connected
-	_, err = queue.Attach(t.Context(), nc, queue.Config{Logger: quiet()})
+	_, err = queue.Attach(t.Context(), nc, "default", "writer", queue.Config{Logger: quiet()})
 	require.ErrorIs(t, err, queue.ErrUnavailable)
 	require.ErrorContains(t, err, "is ark's operator running with this NATS server?")
 
-	_, err = queue.Open(t.Context(), nc, queue.Config{Logger: quiet()})
+	whole, err := queue.Open(t.Context(), nc, queue.Config{Logger: quiet()})
 	require.NoError(t, err)
-	q, err := queue.Attach(t.Context(), nc, queue.Config{Logger: quiet()})
+	stop, err := whole.ServeAgents(t.Context())
+	require.NoError(t, err)
+	t.Cleanup(stop)
+	q, err := queue.Attach(t.Context(), nc, "default", "writer", queue.Config{Logger: quiet()})
 	require.NoError(t, err)
 	tk := newTask(1)
-	require.NoError(t, q.Submit(t.Context(), tk))
+	require.ErrorIs(t, q.Submit(t.Context(), tk), queue.ErrAgent)
+	require.NoError(t, whole.Submit(t.Context(), tk))
 	tasks := takeTasks(t, q, queue.TasksConfig{})
 	require.Equal(t, tk, next(t, tasks).Task)
 }
 
 func TestConnectRefusesWhatIsNoAddress(t *testing.T) {
 	t.Parallel()
-	_, err := queue.Connect("nats://127.0.0.1:not-a-port", "", "agent", quiet())
+	_, err := queue.Connect(queue.Address{URL: "nats://127.0.0.1:not-a-port"}, "agent", quiet())
 	require.Error(t, err)
 }
 

@@ -94,7 +94,7 @@ func (d *Delivery) Nak(delay time.Duration) error {
 // comes again after AckWait.
 func (d *Delivery) Term(ctx context.Context, reason string) error {
 	defer d.Release()
-	if err := d.tasks.q.bury(ctx, d.msg, StreamTasks, reason); err != nil {
+	if err := d.tasks.q.putAway(ctx, d.msg, reason, false); err != nil {
 		return fmt.Errorf("put away %s: %w", d.Key(), err)
 	}
 	if err := d.answer(ctx, ackTerm+" "+reason); err != nil {
@@ -150,7 +150,7 @@ func (t *Tasks) bury(d *Delivery, cause error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.ctx), t.q.cfg.Timeout)
 	defer cancel()
 	log := t.q.cfg.Logger.With("subject", d.msg.Subject, "cause", cause)
-	err := errors.Join(t.failUnread(ctx, d.msg, cause), t.q.bury(ctx, d.msg, StreamTasks, cause.Error()))
+	err := t.q.putAway(ctx, d.msg, cause.Error(), true)
 	if err == nil {
 		err = d.answer(ctx, ackTerm)
 	}
@@ -164,17 +164,29 @@ func (t *Tasks) bury(d *Delivery, cause error) {
 	}
 }
 
+// putAway copies a task to StreamDead. One that nobody can read gets a failed result as well.
+func (q *Queue) putAway(ctx context.Context, m *nats.Msg, reason string, unread bool) error {
+	if q.desk != nil {
+		return q.desk.putAway(ctx, m.Subject, reason, unread)
+	}
+	var err error
+	if unread {
+		err = q.failUnread(ctx, m, reason)
+	}
+	return errors.Join(err, q.bury(ctx, m, StreamTasks, reason))
+}
+
 // failUnread publishes the result of a task whose body cannot be read, when its message says which run it is of.
-func (t *Tasks) failUnread(ctx context.Context, m *nats.Msg, cause error) error {
+func (q *Queue) failUnread(ctx context.Context, m *nats.Msg, cause string) error {
 	key, ok := unreadKey(m)
 	if !ok {
 		return nil
 	}
-	_, err := t.q.PublishResult(ctx, key, &task.Result{
+	_, err := q.PublishResult(ctx, key, &task.Result{
 		Version: task.Version,
 		TaskID:  key.TaskID,
 		Status:  task.Failed,
-		Error:   task.Errorf(task.CodeBadTask, "the task cannot be read: %s", clip(cause.Error(), 500)),
+		Error:   task.Errorf(task.CodeBadTask, "the task cannot be read: %s", clip(cause, 500)),
 	})
 	return err
 }

@@ -42,6 +42,12 @@ func (q *Queue) Submit(ctx context.Context, t *task.Task) error {
 		return fmt.Errorf("submit task %s: %w: %d bytes", t.ID, ErrTooLarge, len(body))
 	}
 	m := message(ctx, taskSubject(t.Namespace, t.Agent, t.ID), body)
+	if err = checkSubject(m.Subject); err == nil {
+		err = q.awaitedBy(ctx, t.Namespace, t.Agent)
+	}
+	if err != nil {
+		return fmt.Errorf("submit %s: %w", KeyOf(t), err)
+	}
 	m.Header.Set(headerRun, Token(t.Run.UID))
 	if err = q.publish(ctx, m, Token(t.ID)); err != nil && !errors.Is(err, ErrExists) {
 		return fmt.Errorf("submit %s: %w", KeyOf(t), err)
@@ -81,8 +87,8 @@ func (q *Queue) lookUp(ctx context.Context, subject string) (*task.Task, error) 
 // publish stores a message and says in its error whether it was stored. id is Nats-Msg-Id: a help against doubles for
 // as long as the server remembers it, no guarantee.
 func (q *Queue) publish(ctx context.Context, m *nats.Msg, id string) error {
-	if len(m.Subject) > maxSubject {
-		return fmt.Errorf("subject of %d bytes: %w", len(m.Subject), errSubject)
+	if err := checkSubject(m.Subject); err != nil {
+		return err
 	}
 	if err := ended(ctx); err != nil {
 		return err
@@ -94,6 +100,13 @@ func (q *Queue) publish(ctx context.Context, m *nats.Msg, id string) error {
 	defer cancel()
 	_, err := q.js.PublishMsg(ctx, m)
 	return classify(err)
+}
+
+func checkSubject(subject string) error {
+	if len(subject) > maxSubject {
+		return fmt.Errorf("subject of %d bytes: %w", len(subject), errSubject)
+	}
+	return nil
 }
 
 // bounded gives a context without a deadline one.

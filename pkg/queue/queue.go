@@ -28,6 +28,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -98,6 +99,11 @@ type Queue struct {
 	results, ledger, payloads, tasks jetstream.Stream
 
 	log *ledger
+
+	desk *deskClient // of an agent's view, see Attach; nil for everybody else
+
+	mu   sync.Mutex
+	seen map[string]bool // consumers of tasks that are there
 }
 
 // Open makes the streams, or changes their limits to those of the configuration, and returns when they are there.
@@ -110,7 +116,7 @@ func Open(ctx context.Context, nc *nats.Conn, cfg Config) (*Queue, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open queue: %w", err)
 	}
-	q := &Queue{cfg: cfg, nc: nc, js: js}
+	q := &Queue{cfg: cfg, nc: nc, js: js, seen: map[string]bool{}}
 	q.log = newLedger(q)
 	g, ctx := errgroup.WithContext(ctx)
 	var dead jetstream.Stream

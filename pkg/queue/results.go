@@ -25,7 +25,11 @@ func (q *Queue) PublishResult(ctx context.Context, key Key, r *task.Result) (won
 	if r.TaskID != key.TaskID {
 		return false, fmt.Errorf("publish result: it is of task %s, not of %s", r.TaskID, key)
 	}
-	won, err = q.publishFirst(ctx, resultSubject(key), r)
+	if q.desk != nil {
+		won, err = q.desk.result(ctx, key, r)
+	} else {
+		won, err = q.publishFirst(ctx, resultSubject(key), r)
+	}
 	if err != nil {
 		return false, fmt.Errorf("publish result of %s: %w", key, err)
 	}

@@ -108,6 +108,7 @@ func TestSilenceIsAnUnknownOutcomeAndNobodyIsAKnownOne(t *testing.T) {
 	q := open(t, startServer(t, ""), queue.Config{Storage: jetstream.MemoryStorage, Timeout: time.Second})
 	js, err := jetstream.New(q.Conn())
 	require.NoError(t, err)
+	require.NoError(t, q.Submit(t.Context(), newTask(0))) // makes the agent's consumer
 	for _, stream := range []string{queue.StreamTasks, queue.StreamResults, queue.StreamLedger} {
 		require.NoError(t, js.DeleteStream(t.Context(), stream))
 	}

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"math"
+	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -16,6 +17,8 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
+
+	"arkonis.dev/ark/pkg/queue/identity"
 )
 
 // DefaultMaxPayload is the size in bytes of the largest message, headers included.
@@ -23,6 +26,8 @@ const DefaultMaxPayload = 1 << 20
 
 const (
 	startTimeout = 30 * time.Second
+	// tlsTimeout is how long a client may take to agree on TLS.
+	tlsTimeout = 5 * time.Second
 	// syncInterval is how often the disk is synced without SyncAlways.
 	syncInterval = 2 * time.Minute
 	// watchEvery is how often the server's health is looked at.
@@ -31,7 +36,7 @@ const (
 	spareBytes = 4 << 20
 )
 
-// ServerConfig says how the embedded server stores.
+// ServerConfig says how the embedded server stores, and whom it lets in.
 type ServerConfig struct {
 	// StoreDir is the folder of the store, made if need be and locked while the server runs. Empty keeps everything
 	// in memory.
@@ -39,8 +44,14 @@ type ServerConfig struct {
 	// SyncAlways syncs every write before it is acknowledged: an acknowledged message survives a power cut. Without
 	// it the system's page cache is trusted, which survives the death of the process only.
 	SyncAlways bool
-	MaxPayload int32        // of a message in bytes, DefaultMaxPayload if 0
-	Logger     *slog.Logger // warnings and errors of the server; slog.Default() if nil
+	MaxPayload int32 // of a message in bytes, DefaultMaxPayload if 0
+	// Authority signs the credentials of agents, which Allow lets in. Without one nothing but this process can connect.
+	Authority *identity.Authority
+	// Listen is the address of the server's port, such as "0.0.0.0:4222"; port 0 is any free one. Empty opens none. A
+	// port needs an Authority and a Certificate: it takes TLS only, and nobody without credentials.
+	Listen      string
+	Certificate *Certificate
+	Logger      *slog.Logger // warnings and errors of the server; slog.Default() if nil
 }
 
 func (c *ServerConfig) validate() error {
@@ -49,6 +60,9 @@ func (c *ServerConfig) validate() error {
 	}
 	if c.SyncAlways && c.StoreDir == "" {
 		return errors.New("SyncAlways: a server in memory has nothing to sync, set StoreDir")
+	}
+	if c.Listen != "" && (c.Authority == nil || c.Certificate == nil) {
+		return fmt.Errorf("listen on %s: a port needs an Authority and a Certificate", c.Listen)
 	}
 	if c.MaxPayload == 0 {
 		c.MaxPayload = DefaultMaxPayload
@@ -59,12 +73,13 @@ func (c *ServerConfig) validate() error {
 	return nil
 }
 
-// Server is an embedded NATS server without a port: only this process can connect to it.
+// Server is an embedded NATS server.
 type Server struct {
-	cfg  ServerConfig
-	ns   *server.Server
-	lock *dirLock // nil in memory
-	temp string   // removed at the end, "" on disk
+	cfg      ServerConfig
+	ns       *server.Server
+	accounts *identity.Accounts // nil without an Authority
+	lock     *dirLock           // nil in memory
+	temp     string             // removed at the end, "" on disk
 
 	mu    sync.Mutex
 	conns []*nats.Conn
@@ -97,7 +112,26 @@ func (s *Server) start(ctx context.Context) error {
 	if err := dropTorn(dir); err != nil {
 		return err
 	}
-	s.ns, err = server.NewServer(&server.Options{
+	options, err := s.options(dir)
+	if err != nil {
+		return err
+	}
+	s.ns, err = server.NewServer(options)
+	if err != nil {
+		return err
+	}
+	s.ns.SetLoggerV2(serverLog{s.cfg.Logger}, false, false, false)
+	s.ns.Start()
+	if err := s.ready(ctx); err != nil || s.cfg.StoreDir == "" {
+		return err
+	}
+	s.watching.Add(1)
+	go s.watch()
+	return nil
+}
+
+func (s *Server) options(dir string) (*server.Options, error) {
+	o := &server.Options{
 		ServerName:             "ark",
 		DontListen:             true,
 		NoSigs:                 true,
@@ -111,18 +145,32 @@ func (s *Server) start(ctx context.Context) error {
 		// free at the start, and a store that has grown could not be opened again.
 		JetStreamMaxMemory: math.MaxInt64 / 2,
 		JetStreamMaxStore:  math.MaxInt64 / 2,
-	})
+		MaxSubs:            connectionSubscriptions,
+		MaxPending:         connectionPending,
+	}
+	if s.cfg.Authority == nil {
+		return o, nil
+	}
+	var err error
+	if s.accounts, err = identity.NewAccounts(s.cfg.Authority, accountsConfig(s.cfg.MaxPayload)); err != nil {
+		return nil, err
+	}
+	if err := s.accounts.Apply(o); err != nil || s.cfg.Listen == "" {
+		return o, err
+	}
+	host, port, err := net.SplitHostPort(s.cfg.Listen)
 	if err != nil {
-		return err
+		return nil, fmt.Errorf("listen on %s: %w", s.cfg.Listen, err)
 	}
-	s.ns.SetLoggerV2(serverLog{s.cfg.Logger}, false, false, false)
-	s.ns.Start()
-	if err := s.ready(ctx); err != nil || s.cfg.StoreDir == "" {
-		return err
+	if o.Port, err = strconv.Atoi(port); err != nil {
+		return nil, fmt.Errorf("listen on %s: the port is not a number", s.cfg.Listen)
 	}
-	s.watching.Add(1)
-	go s.watch()
-	return nil
+	if o.Port == 0 {
+		o.Port = server.RANDOM_PORT
+	}
+	o.DontListen, o.Host = false, host
+	o.TLS, o.TLSConfig, o.TLSTimeout = true, s.cfg.Certificate.config(), tlsTimeout.Seconds()
+	return o, nil
 }
 
 // folder locks the store, or makes a folder for what a server in memory still keeps on disk.
@@ -156,9 +204,17 @@ func (s *Server) ready(ctx context.Context) error {
 	}
 }
 
-// Connect opens a connection inside the process. Shutdown closes it.
+// Connect opens a connection inside the process, with every right over the streams. Shutdown closes it.
 func (s *Server) Connect(name string) (*nats.Conn, error) {
-	nc, err := nats.Connect("", append(ConnectOptions(name, s.cfg.Logger), nats.InProcessServer(s.ns))...)
+	options := append(ConnectOptions(name, s.cfg.Logger), nats.InProcessServer(s.ns))
+	if s.accounts != nil {
+		login, err := s.accounts.Login()
+		if err != nil {
+			return nil, fmt.Errorf("connect to queue server: %w", err)
+		}
+		options = append(options, login)
+	}
+	nc, err := nats.Connect("", options...)
 	if err != nil {
 		return nil, fmt.Errorf("connect to queue server: %w", err)
 	}
@@ -167,6 +223,17 @@ func (s *Server) Connect(name string) (*nats.Conn, error) {
 	s.conns = append(s.conns, nc)
 	return nc, nil
 }
+
+// Address is that of the server's port, host and port; empty when it has none.
+func (s *Server) Address() string {
+	if s.cfg.Listen == "" {
+		return ""
+	}
+	return s.ns.Addr().String()
+}
+
+// Accounts say which agents are let in. They are nil without an Authority.
+func (s *Server) Accounts() *identity.Accounts { return s.accounts }
 
 // Shutdown closes the connections, ends the server, waits until the store is closed and releases the folder. It may
 // be called more than once.

@@ -2,8 +2,6 @@ package queue
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -98,7 +96,7 @@ func (q *Queue) Tasks(ctx context.Context, namespace, agent string, cfg TasksCon
 }
 
 func (t *Tasks) start(ctx context.Context) error {
-	if err := t.ensureConsumer(ctx); err != nil {
+	if err := t.q.takeFrom(ctx, t.ns, t.agent, t.cfg.AckWait); err != nil {
 		return err
 	}
 	p, err := newPuller(t)
@@ -186,38 +184,6 @@ func (t *Tasks) free() int {
 	return t.cfg.Slots - t.held
 }
 
-// ensureConsumer makes the agent's durable consumer, which outlives this process: what it has not acknowledged is
-// delivered to another one. There is no limit on deliveries and on what is unacknowledged: the first would leave a
-// task behind for good, the second would let idle pods starve.
-func (t *Tasks) ensureConsumer(ctx context.Context) error {
-	ctx, cancel := t.q.bounded(ctx)
-	defer cancel()
-	_, err := t.q.js.CreateOrUpdateConsumer(ctx, StreamTasks, jetstream.ConsumerConfig{
-		Durable:       t.consumer,
-		Description:   "tasks of agent " + strconv.QuoteToASCII(t.ns+"/"+t.agent),
-		FilterSubject: "ark.task." + Token(t.ns) + "." + Token(t.agent) + ".*",
-		AckPolicy:     jetstream.AckExplicitPolicy,
-		AckWait:       t.cfg.AckWait,
-		MaxDeliver:    -1,
-		MaxAckPending: -1,
-		MaxWaiting:    maxWaiting,
-	})
-	if err != nil {
-		return fmt.Errorf("consumer %s: %w", t.consumer, err)
-	}
-	return nil
-}
-
-// consumerName is readable where the names are short; the server's limit is 255 bytes.
-func consumerName(namespace, agent string) string {
-	name := Token(namespace) + "__" + Token(agent)
-	if len(name) <= 120 {
-		return name
-	}
-	sum := sha256.Sum256([]byte(name))
-	return name[:80] + "__" + hex.EncodeToString(sum[:16])
-}
-
 // pullRequest is JetStream's request for the next messages.
 type pullRequest struct {
 	Batch     int           `json:"batch"`
@@ -231,17 +197,6 @@ func (t *Tasks) pull(inbox string, n int) error {
 		return err
 	}
 	return t.q.nc.PublishRequest("$JS.API.CONSUMER.MSG.NEXT."+StreamTasks+"."+t.consumer, inbox, req)
-}
-
-// pending is how many tasks wait that no process was given.
-func (t *Tasks) pending(ctx context.Context) (uint64, error) {
-	ctx, cancel := t.q.bounded(ctx)
-	defer cancel()
-	c, err := t.q.js.Consumer(ctx, StreamTasks, t.consumer)
-	if err != nil {
-		return 0, err
-	}
-	return c.CachedInfo().NumPending, nil
 }
 
 // deliver decodes a message and queues it for Next. A message that cannot be read never reaches Next.
@@ -375,7 +330,7 @@ func (p *puller) check() {
 		return
 	}
 	p.looked = time.Now()
-	waiting, err := p.t.pending(p.t.ctx)
+	waiting, err := p.t.q.waiting(p.t.ctx, p.t.ns, p.t.agent)
 	if err != nil || waiting > 0 {
 		p.broken(errors.Join(err, fmt.Errorf("%d tasks wait and none comes", waiting)))
 	}
@@ -391,7 +346,7 @@ func (p *puller) broken(err error) {
 // delivered again after AckWait.
 func (p *puller) renew() {
 	p.retry = nil
-	if err := p.t.ensureConsumer(p.t.ctx); err != nil {
+	if err := p.t.q.takeFrom(p.t.ctx, p.t.ns, p.t.agent, p.t.cfg.AckWait); err != nil {
 		if p.t.q.nc.IsClosed() {
 			return
 		}

@@ -170,7 +170,14 @@ func (s *Service) listen(ctx context.Context) (stop func(), err error) {
 	if err != nil {
 		return nil, errors.Join(err, all.Unsubscribe(), own.Unsubscribe())
 	}
-	stop = func() { _ = errors.Join(all.Unsubscribe(), own.Unsubscribe(), heard.Unsubscribe()) }
+	desk, err := s.q.ServeAgents(ctx)
+	if err != nil {
+		return nil, errors.Join(err, all.Unsubscribe(), own.Unsubscribe(), heard.Unsubscribe())
+	}
+	stop = func() {
+		_ = errors.Join(all.Unsubscribe(), own.Unsubscribe(), heard.Unsubscribe())
+		desk()
+	}
 	if err := s.nc.FlushTimeout(answerTimeout); err != nil {
 		stop()
 		return nil, err

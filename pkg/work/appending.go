@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"arkonis.dev/ark/pkg/ledger"
 	"arkonis.dev/ark/pkg/task"
@@ -12,15 +11,19 @@ import (
 
 // appending decides an append.
 type appending struct {
-	req     appendRequest
-	budgets []task.Budget // that an Intent is reserved in
-	asked   time.Time     // when the client asked last, for the lock of the book
+	req      appendRequest
+	budgets  []task.Budget // that an Intent is reserved in
+	patience patience      // for the lock of the book
 	// checked says that the budgets are known to be as the stream has them: no refusal without.
 	checked  bool
 	waitsFor []scopeKey // the budgets that stood in the way
 }
 
 func (a *appending) decide(t *turn, o *op) step {
+	if a.patience.lapsed(t.at) {
+		o.outcome = errLapsed
+		return stepEnded
+	}
 	j := t.journal(o.key)
 	if j == nil {
 		return stepUnloaded
@@ -48,7 +51,7 @@ func (a *appending) place(t *turn, j *journal, o *op) (have int, verdict step, e
 		return 0, stepEnded, ErrGone
 	case a.req.Epoch != j.epoch:
 		return 0, stepEnded, ErrFenced
-	case a.req.ID == j.withdrawn, t.at.Sub(a.asked) > 3*pollLimit:
+	case a.req.ID == j.withdrawn:
 		return 0, stepEnded, errWithdrawn
 	case a.req.N == j.appended && a.req.ID == j.appendID && !j.more:
 		return len(a.req.Entries), stepEnded, nil

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"sync"
 	"time"
 
@@ -69,6 +68,7 @@ type op struct {
 
 	ticket  uint64     // the turn in which it came
 	waits   []scopeKey // while it waits
+	waited  bool       // it did since it was brought
 	missing []scopeKey // budgets that it could not be decided without
 	reload  bool       // the journal in memory seems to be old: read it again
 	// reloaded says that it was, for this reason.
@@ -93,7 +93,7 @@ const (
 // do brings an op to its answer.
 func (b *book) do(ctx context.Context, key queue.Key, a action) error {
 	o := &op{key: key, action: a, done: make(chan error, 1)}
-	for range opTries {
+	for tries := 0; tries < opTries; tries++ {
 		if err := b.load(ctx, o); err != nil {
 			return err
 		}
@@ -102,6 +102,9 @@ func (b *book) do(ctx context.Context, key queue.Key, a action) error {
 		case err := <-o.done:
 			if !errors.Is(err, errAgain) {
 				return err
+			}
+			if o.waited {
+				o.waited, tries = false, 0 // that went well, and may happen any number of times
 			}
 		case <-ctx.Done():
 			return errStopping
@@ -277,20 +280,28 @@ func (b *book) hasResult(ctx context.Context, key queue.Key) (bool, error) {
 }
 
 // install puts a journal that was read into memory, unless what is there is as new or newer. It returns the one that
-// is in memory.
+// is in memory. Ops of the task that wait are decided again when there is news for them.
 func (b *book) install(j *journal) *journal {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if old := b.journals[j.key]; old != nil && old.seq >= j.seq && (j.seq > 0 || old.seq == 0 && old.epoch == 0) {
-		old.done = old.done || j.done
+	old := b.journals[j.key]
+	if old != nil && old.seq >= j.seq && (j.seq > 0 || old.seq == 0 && old.epoch == 0) {
+		if j.done && !old.done {
+			old.done = true
+			b.requeueWaiting(j.key)
+		}
 		if old.task == nil {
 			old.task = j.task
 		}
 		old.used = time.Now()
 		return old
 	}
+	if old != nil && old.epoch == j.epoch {
+		j.withdrawn = old.withdrawn
+	}
 	j.used = time.Now()
 	b.journals[j.key] = j
+	b.requeueWaiting(j.key)
 	return j
 }
 
@@ -320,6 +331,7 @@ func (b *book) loadScope(ctx context.Context, key scopeKey) error {
 	_, there := b.scopes[key]
 	if !there {
 		b.scopes[key] = s
+		b.passWaiting(key)
 	}
 	b.mu.Unlock()
 	if !there {
@@ -346,73 +358,26 @@ func (b *book) readScope(ctx context.Context, key scopeKey) (*scope, error) {
 	return s, nil
 }
 
-// refresh reads a journal and budgets again and forgets what another service has changed meanwhile. It says whether
-// there was anything.
-func (b *book) refresh(ctx context.Context, key queue.Key, budgets []scopeKey) (changed bool, err error) {
-	b.mu.Lock()
-	before := b.journals[key]
-	b.mu.Unlock()
-	after, err := b.journal(ctx, key, true)
-	if err != nil {
-		return false, err
+// refresh reads a journal and budgets again and forgets what another service has changed meanwhile.
+func (b *book) refresh(ctx context.Context, key queue.Key, budgets []scopeKey) error {
+	if _, err := b.journal(ctx, key, true); err != nil {
+		return err
 	}
-	changed, err = b.refreshScopes(ctx, budgets)
-	return changed || before != after, err
+	return b.refreshScopes(ctx, budgets)
 }
 
-func (b *book) refreshScopes(ctx context.Context, keys []scopeKey) (changed bool, err error) {
+func (b *book) refreshScopes(ctx context.Context, keys []scopeKey) error {
 	for _, key := range keys {
 		s, err := b.readScope(ctx, key)
 		if err != nil {
-			return changed, err
+			return err
 		}
 		b.mu.Lock()
 		if old := b.scopes[key]; old != nil && old.seq < s.seq {
 			delete(b.scopes, key)
-			changed = true
+			b.passWaiting(key)
 		}
 		b.mu.Unlock()
 	}
-	return changed, nil
-}
-
-// wait puts an op among those that wait, in the order in which they came.
-func (b *book) wait(o *op) {
-	i, _ := slices.BinarySearchFunc(b.waiting, o.ticket, func(o *op, ticket uint64) int {
-		if o.ticket < ticket {
-			return -1
-		}
-		return 1
-	})
-	b.waiting = slices.Insert(b.waiting, i, o)
-	for _, s := range o.waits {
-		b.blocked[s]++
-	}
-}
-
-// unwait is the reverse.
-func (b *book) unwait(o *op) {
-	b.waiting = slices.DeleteFunc(b.waiting, func(other *op) bool { return other == o })
-	for _, s := range o.waits {
-		if b.blocked[s]--; b.blocked[s] <= 0 {
-			delete(b.blocked, s)
-		}
-	}
-	o.waits = nil
-}
-
-// ahead says whether an op that came earlier waits for one of the budgets.
-func (b *book) ahead(o *op, keys []scopeKey) bool {
-	if !slices.ContainsFunc(keys, func(k scopeKey) bool { return b.blocked[k] > 0 }) {
-		return false
-	}
-	for _, other := range b.waiting {
-		if other.ticket >= o.ticket {
-			return false
-		}
-		if slices.ContainsFunc(keys, func(k scopeKey) bool { return slices.Contains(other.waits, k) }) {
-			return true
-		}
-	}
-	return false
+	return nil
 }

@@ -97,7 +97,7 @@ const (
 	kindAgain   = "again"
 )
 
-// errAskAgain is what a client asks again after: errStopping or errLate.
+// errAskAgain is what a client asks again after: errStopping, errLate or errLapsed.
 var errAskAgain = fmt.Errorf("%w at the moment", ErrUnavailable)
 
 var (
@@ -105,6 +105,8 @@ var (
 	errStopping = fmt.Errorf("%w: it is stopping", errAskAgain)
 	// errLate is the answer to a request that the client may have given up.
 	errLate = fmt.Errorf("%w: it is too busy", errAskAgain)
+	// errLapsed is the end of an append that nobody has asked for any more. Who does after all waits anew.
+	errLapsed = fmt.Errorf("%w: it had given the append up", errAskAgain)
 )
 
 var (

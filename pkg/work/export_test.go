@@ -1,6 +1,7 @@
 package work
 
 import (
+	"context"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -9,6 +10,19 @@ import (
 // NewImpatientClient sends requests again when no answer came within a time.
 func NewImpatientClient(nc *nats.Conn, d time.Duration) *Client {
 	return &Client{to: nc, timeout: d, poll: d}
+}
+
+// Switch is a client's way to one service after another: which one, it is told for every request.
+type Switch func() *Service
+
+// RequestMsgWithContext asks the service that it is told.
+func (f Switch) RequestMsgWithContext(ctx context.Context, m *nats.Msg) (*nats.Msg, error) {
+	return direct{f()}.RequestMsgWithContext(ctx, m)
+}
+
+// NewSwitchedClient makes a client that asks again after poll, of whichever service it is told.
+func NewSwitchedClient(to Switch, poll time.Duration) *Client {
+	return &Client{to: to, timeout: answerTimeout, poll: poll}
 }
 
 // Waiting is how many reservations wait for others.

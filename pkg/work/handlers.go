@@ -170,12 +170,14 @@ func (s *Service) join(ctx context.Context, id appendKey, r appendRequest) *runn
 	s.mu.Lock()
 	run, again := s.appends[id]
 	if !again {
-		run = &running{decided: make(chan struct{}), action: &appending{req: r, asked: time.Now()}}
+		run = &running{decided: make(chan struct{}), action: &appending{req: r, patience: newPatience(r, time.Now())}}
 		s.appends[id] = run
 	}
 	s.mu.Unlock()
 	if again {
-		s.group.Go(func() { s.askedAgain(ctx, id.key, run) })
+		budgets := s.book.renew(run.action, r)
+		// Another service may have settled what it waits for, or have stored it: this is the time to look.
+		s.group.Go(func() { s.lookAgain(ctx, id.key, budgets) })
 		return run
 	}
 	s.group.Go(func() {
@@ -188,22 +190,6 @@ func (s *Service) join(ctx context.Context, id appendKey, r appendRequest) *runn
 	return run
 }
 
-// askedAgain notes that somebody still waits for an append. Another service may have settled what it waits for, or have
-// stored it: this is the time to look.
-func (s *Service) askedAgain(ctx context.Context, key queue.Key, run *running) {
-	s.book.mu.Lock()
-	run.action.asked = time.Now()
-	budgets := run.action.waitsFor
-	s.book.mu.Unlock()
-	changed, err := s.book.refresh(ctx, key, budgets)
-	if err != nil {
-		s.cfg.Logger.Debug("journal and budgets were not read again", "error", err)
-	}
-	if changed {
-		s.book.enqueue(&op{key: key, action: againAction{}, done: make(chan error, 1)})
-	}
-}
-
 func (s *Service) decideAppend(ctx context.Context, key queue.Key, a *appending) error {
 	if slices.ContainsFunc(a.req.Entries, func(e Entry) bool { return e.Intent != nil }) {
 		budgets, err := s.budgets(ctx, key)
@@ -214,7 +200,7 @@ func (s *Service) decideAppend(ctx context.Context, key queue.Key, a *appending)
 	}
 	err := s.book.do(ctx, key, a)
 	for errors.Is(err, errCheck) {
-		if _, err := s.book.refreshScopes(ctx, a.waitsFor); err != nil {
+		if err := s.book.refreshScopes(ctx, a.waitsFor); err != nil {
 			return err
 		}
 		a.checked = true

@@ -15,6 +15,9 @@ import (
 // followAgain is the pause before the results are followed again after they broke off.
 const followAgain = time.Second
 
+// settleAgain is the pause before calls of an ended task are settled again when the streams could not be reached.
+const settleAgain = 2 * time.Second
+
 // results are those that somebody waits for.
 type results struct {
 	mu      sync.Mutex
@@ -124,11 +127,7 @@ func (b *book) end(key queue.Key) (open bool) {
 		return false
 	}
 	j.done = true
-	waits := slices.ContainsFunc(b.waiting, func(o *op) bool { return o.key == key })
-	if waits {
-		b.queued = append(b.queued, &op{key: key, action: againAction{}, done: make(chan error, 1)})
-		b.stir()
-	}
+	waits := b.requeueWaiting(key)
 	if len(j.open) > 0 {
 		return true
 	}
@@ -154,17 +153,35 @@ func (s *Service) settleLater(ctx context.Context, key queue.Key, strays []scope
 		if !pause(ctx, s.cfg.SettleAfter) {
 			return
 		}
-		if !s.nobodyHolds(ctx, key) {
-			s.keepStrays(key, strays)
-			return
+		for {
+			err := s.settleNow(ctx, key, strays)
+			if err == nil {
+				return
+			}
+			again := errors.Is(err, ErrUnavailable)
+			s.cfg.Logger.Warn("calls of an ended task stay open", "task", key.TaskID, "run", key.RunUID, "error", err, "again", again)
+			if !again || !pause(ctx, settleAgain) {
+				return
+			}
 		}
-		a := &settling{strays: strays}
-		if err := s.book.do(ctx, key, a); err != nil {
-			s.cfg.Logger.Warn("calls of an ended task stay open", "task", key.TaskID, "run", key.RunUID, "error", err)
-			return
-		}
-		s.unknown(ctx, key, a.count)
 	})
+}
+
+func (s *Service) settleNow(ctx context.Context, key queue.Key, strays []scopeKey) error {
+	ended, err := s.nobodyHolds(ctx, key)
+	if err != nil {
+		return err
+	}
+	if !ended {
+		s.keepStrays(key, strays)
+		return nil
+	}
+	a := &settling{strays: strays}
+	if err := s.book.do(ctx, key, a); err != nil {
+		return err
+	}
+	s.unknown(ctx, key, a.count)
+	return nil
 }
 
 // findStrays looks for reservations in a budget that was just read whose task nobody works on any more: their holders
@@ -179,8 +196,14 @@ func (s *Service) findStrays(ctx context.Context, b *scope) {
 			continue
 		}
 		s.group.Go(func() {
-			if s.nobodyHolds(ctx, key) {
-				s.ended(ctx, key)
+			for {
+				ended, err := s.nobodyHolds(ctx, key)
+				if ended {
+					s.ended(ctx, key)
+				}
+				if !errors.Is(err, ErrUnavailable) || !pause(ctx, settleAgain) {
+					return
+				}
 			}
 		})
 	}
@@ -217,14 +240,20 @@ func (s *Service) addStray(key queue.Key, budget scopeKey) bool {
 	return added
 }
 
-// nobodyHolds says whether a task has a result, or is not in the queue any more.
-func (s *Service) nobodyHolds(ctx context.Context, key queue.Key) bool {
+// nobodyHolds says whether a task has a result, or is not in the queue any more. The error is ErrUnavailable.
+func (s *Service) nobodyHolds(ctx context.Context, key queue.Key) (bool, error) {
 	done, err := s.book.hasResult(ctx, key)
-	if err != nil || done {
-		return done
+	if err == nil && !done {
+		_, err = s.q.Task(ctx, key.Namespace, key.Agent, key.TaskID)
 	}
-	_, err = s.q.Task(ctx, key.Namespace, key.Agent, key.TaskID)
-	return errors.Is(err, queue.ErrNoTask)
+	switch {
+	case errors.Is(err, queue.ErrNoTask):
+		return true, nil
+	case errors.Is(err, queue.ErrUnavailable):
+		return false, unavailable(err)
+	default:
+		return done, nil // a task that cannot be read is somebody's
+	}
 }
 
 // unknown counts calls that were charged in full because nobody knows what became of them.

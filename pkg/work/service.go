@@ -144,6 +144,7 @@ func (s *Service) Run(ctx context.Context) error {
 	s.running = ctx
 	s.group.Go(func() { s.book.run(ctx) })
 	s.group.Go(func() { s.followResults(ctx) })
+	s.group.Go(func() { s.lookAfterWaiting(ctx) })
 	close(s.ready)
 	<-ctx.Done()
 	stop()

@@ -62,6 +62,7 @@ func (t *turn) take(o *op) {
 	o.outcome = nil
 	switch o.action.decide(t, o) {
 	case stepWaits:
+		o.waited = true
 		t.book.wait(o)
 	case stepUnloaded:
 		o.outcome = errAgain
@@ -78,10 +79,10 @@ func (t *turn) passWaiting() {
 	for _, o := range slices.Clone(t.book.waiting) {
 		waits := o.waits
 		if !t.room() {
-			t.again()
+			t.book.again(&op{action: passAction{}}) // in another turn
 			return
 		}
-		if slices.ContainsFunc(waits, func(s scopeKey) bool { return held[s] }) {
+		if !o.lapsed(t.at) && slices.ContainsFunc(waits, func(s scopeKey) bool { return held[s] }) {
 			hold(held, waits)
 			continue
 		}
@@ -95,12 +96,6 @@ func hold(held map[scopeKey]bool, scopes []scopeKey) {
 	for _, s := range scopes {
 		held[s] = true
 	}
-}
-
-// again makes another turn in which those who wait are decided.
-func (t *turn) again() {
-	t.book.queued = append(t.book.queued, &op{action: passAction{}, done: make(chan error, 1)})
-	t.book.stir()
 }
 
 // passAction only has those who wait decided.

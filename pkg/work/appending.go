@@ -28,7 +28,7 @@ func (a *appending) decide(t *turn, o *op) step {
 	if j == nil {
 		return stepUnloaded
 	}
-	have, verdict, err := a.place(t, j, o)
+	have, verdict, err := a.place(j, o)
 	if verdict == stepUnloaded {
 		return stepUnloaded
 	}
@@ -41,7 +41,7 @@ func (a *appending) decide(t *turn, o *op) step {
 
 // place finds out how many of the entries are stored already. verdict is stepUnloaded when the journal in memory seems
 // to be older than the caller.
-func (a *appending) place(t *turn, j *journal, o *op) (have int, verdict step, err error) {
+func (a *appending) place(j *journal, o *op) (have int, verdict step, err error) {
 	old := !o.reloaded && (a.req.Epoch > j.epoch || a.req.Epoch == j.epoch && a.req.N > j.appended+1)
 	switch {
 	case old:

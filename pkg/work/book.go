@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -98,19 +99,40 @@ func (b *book) do(ctx context.Context, key queue.Key, a action) error {
 			return err
 		}
 		b.enqueue(o)
-		select {
-		case err := <-o.done:
-			if !errors.Is(err, errAgain) {
-				return err
-			}
-			if o.waited {
-				o.waited, tries = false, 0 // that went well, and may happen any number of times
-			}
-		case <-ctx.Done():
-			return errStopping
+		if err := b.answer(ctx, o); !errors.Is(err, errAgain) {
+			return err
+		}
+		if o.waited {
+			o.waited, tries = false, 0 // that went well, and may happen any number of times
 		}
 	}
 	return fmt.Errorf("%w: other services write to the same journals all the time", ErrUnavailable)
+}
+
+// answer returns what became of an op that was enqueued. Afterwards the book has it no more.
+func (b *book) answer(ctx context.Context, o *op) error {
+	select {
+	case err := <-o.done:
+		return err
+	case <-ctx.Done():
+	}
+	if b.drop(o) {
+		return errStopping
+	}
+	return <-o.done // it is being written
+}
+
+// drop takes an op back that is not decided yet.
+func (b *book) drop(o *op) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if slices.Contains(b.waiting, o) {
+		b.unwait(o)
+		return true
+	}
+	n := len(b.queued)
+	b.queued = slices.DeleteFunc(b.queued, func(other *op) bool { return other == o })
+	return len(b.queued) < n
 }
 
 func (b *book) enqueue(o *op) {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"arkonis.dev/ark/pkg/queue"
@@ -80,7 +81,7 @@ type takingOver struct {
 	id, pod string
 	task    *task.Task
 	retries int
-	until   time.Time // by this process's clock; zero for any time
+	until   *atomic.Int64 // when its client gives it up, in nanoseconds by this process's clock; nil for never
 
 	epoch     int
 	takenAt   time.Time
@@ -106,7 +107,7 @@ func (a *takingOver) decide(t *turn, o *op) step {
 		o.outcome = ErrFenced // an old request that was on its way for long
 		return stepEnded
 	}
-	if !a.until.IsZero() && t.at.After(a.until) {
+	if a.until != nil && t.at.UnixNano() > a.until.Load() {
 		o.outcome = errLate
 		return stepEnded
 	}

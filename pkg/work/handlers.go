@@ -5,25 +5,56 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"arkonis.dev/ark/pkg/queue"
 	"arkonis.dev/ark/pkg/task"
 )
 
-// takeOver joins requests for the same take-over: one that is asked for again while it is under way is not worked on
-// twice.
-func (s *Service) takeOver(ctx context.Context, c caller, r takeOverRequest) (*takeOverReply, error) {
-	id := strings.Join([]string{"take over", c.namespace, c.agent, r.Task, r.ID}, "\n")
-	v, err, _ := s.book.flight.Do(id, func() (any, error) { return s.doTakeOver(ctx, c, r) })
-	if err != nil {
-		return nil, err
-	}
-	return v.(*takeOverReply), nil //nolint:forcetypeassert // made above
+// takeOverKey names a take-over, however often it is asked for.
+type takeOverKey struct {
+	caller
+	task, id string
 }
 
-func (s *Service) doTakeOver(ctx context.Context, c caller, r takeOverRequest) (*takeOverReply, error) {
-	until := time.Now().Add(time.Duration(r.Patience) * time.Millisecond)
+// takeOverRun is a take-over on its way; several requests may wait for it.
+type takeOverRun struct {
+	until atomic.Int64 // when the client gives it up, unless it asks again: nanoseconds since 1970
+	ended chan struct{}
+	reply *takeOverReply // after ended
+	err   error
+}
+
+// takeOver joins requests for the same take-over: one that is asked for again while it is under way is not worked on
+// twice, and is not too late however long it takes.
+func (s *Service) takeOver(ctx context.Context, c caller, r takeOverRequest) (*takeOverReply, error) {
+	key := takeOverKey{c, r.Task, r.ID}
+	s.mu.Lock()
+	run, again := s.takeOvers[key]
+	if !again {
+		run = &takeOverRun{ended: make(chan struct{})}
+		s.takeOvers[key] = run
+	}
+	run.until.Store(time.Now().Add(time.Duration(r.Patience) * time.Millisecond).UnixNano())
+	s.mu.Unlock()
+	if again {
+		select {
+		case <-run.ended:
+			return run.reply, run.err
+		case <-ctx.Done():
+			return nil, errStopping
+		}
+	}
+	run.reply, run.err = s.doTakeOver(ctx, c, r, &run.until)
+	s.mu.Lock()
+	delete(s.takeOvers, key)
+	s.mu.Unlock()
+	close(run.ended)
+	return run.reply, run.err
+}
+
+func (s *Service) doTakeOver(ctx context.Context, c caller, r takeOverRequest, until *atomic.Int64) (*takeOverReply, error) {
 	t, err := s.q.Task(ctx, c.namespace, c.agent, r.Task)
 	switch {
 	case errors.Is(err, queue.ErrNoTask):

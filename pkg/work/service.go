@@ -85,10 +85,11 @@ type Service struct {
 	slots    chan struct{}
 	group    sync.WaitGroup // of requests and what follows from them
 
-	mu       sync.Mutex
-	stopping bool
-	appends  map[appendKey]*running // that are not decided yet
-	strays   map[queue.Key]map[scopeKey]bool
+	mu        sync.Mutex
+	stopping  bool
+	appends   map[appendKey]*running // that are not decided yet
+	takeOvers map[takeOverKey]*takeOverRun
+	strays    map[queue.Key]map[scopeKey]bool
 }
 
 // appendKey names an append, however often it is asked for.
@@ -109,16 +110,17 @@ func NewService(q *queue.Queue, nc *nats.Conn, cfg Config) (*Service, error) {
 	}
 	s := &Service{
 		cfg: cfg, q: q, nc: nc, instance: nuid.Next(),
-		book:     newBook(q, cfg.Now, cfg.Logger),
-		uploads:  newUploads(q),
-		results:  newResults(),
-		memories: newMemories(q, cfg.Now),
-		probes:   q.Bucket(queue.BucketProbes),
-		reports:  newReports(),
-		ready:    make(chan struct{}),
-		slots:    make(chan struct{}, maxRequests),
-		appends:  map[appendKey]*running{},
-		strays:   map[queue.Key]map[scopeKey]bool{},
+		book:      newBook(q, cfg.Now, cfg.Logger),
+		uploads:   newUploads(q),
+		results:   newResults(),
+		memories:  newMemories(q, cfg.Now),
+		probes:    q.Bucket(queue.BucketProbes),
+		reports:   newReports(),
+		ready:     make(chan struct{}),
+		slots:     make(chan struct{}, maxRequests),
+		appends:   map[appendKey]*running{},
+		takeOvers: map[takeOverKey]*takeOverRun{},
+		strays:    map[queue.Key]map[scopeKey]bool{},
 	}
 	return s, nil
 }

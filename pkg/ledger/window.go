@@ -9,8 +9,8 @@ import (
 const (
 	// slotsPerWindow is how finely a window is cut. More slots free tokens sooner and make states larger.
 	slotsPerWindow = 48
-	// maxSlots is how many slots are kept. It is more than a window holds, so that a clock that was set forward for a
-	// while makes no slot forgotten that will count again.
+	// maxSlots is how many slots are kept: a window of those behind the clock and a window of those ahead of it, where a
+	// clock that was ahead has charged.
 	maxSlots = 2 * slotsPerWindow
 )
 
@@ -77,14 +77,18 @@ func (s *State) chargeForGood(tokens int64, now time.Time) {
 	s.slots = append(s.slots[:0], all)
 }
 
-// compact bounds the number of slots: one that is out of the window is forgotten, one that counts is joined with the
-// next, which counts longer.
+// compact bounds the number of slots by joining one with the next, which counts longer. None is forgotten: what is out
+// of the window by this clock may be in it by the next one. Joined are the two that matter least: the first ones ahead of
+// the clock when there is more than a window of those, else the oldest, which a clock that was never set has left behind.
 func (s *State) compact(now time.Time) {
+	current := slotEnd(s.limit.Window, now)
 	for len(s.slots) > maxSlots {
-		if s.slots[0].counts(s.limit.Window, now) {
-			s.slots[1].tokens = add(s.slots[1].tokens, s.slots[0].tokens)
+		i := slices.IndexFunc(s.slots, func(s slot) bool { return s.end > current })
+		if i < 0 || len(s.slots)-i <= slotsPerWindow {
+			i = 0
 		}
-		s.slots = slices.Delete(s.slots, 0, 1)
+		s.slots[i+1].tokens = add(s.slots[i+1].tokens, s.slots[i].tokens)
+		s.slots = slices.Delete(s.slots, i, i+1)
 	}
 }
 

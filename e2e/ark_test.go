@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"arkonis.dev/ark/e2e/services"
 )
 
 var build = struct {
@@ -22,6 +24,7 @@ var build = struct {
 
 func TestMain(m *testing.M) {
 	code := m.Run()
+	services.Stop()
 	_ = os.RemoveAll(build.dir)
 	os.Exit(code)
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"arkonis.dev/ark/pkg/environ"
+	"arkonis.dev/ark/pkg/memory"
 	"arkonis.dev/ark/pkg/queue"
 	"arkonis.dev/ark/pkg/runtime"
 	"arkonis.dev/ark/pkg/telemetry"
@@ -68,6 +69,7 @@ type Agent struct {
 	mu      sync.Mutex
 	runtime *runtime.Runtime // nil until the queue is there
 	servers *mcp.Servers     // nil for none
+	memory  *memory.Memory   // nil for none
 	waiting string           // why the runtime is not there
 }
 
@@ -132,6 +134,10 @@ func (a *Agent) work(ctx context.Context) error {
 	if servers != nil {
 		defer servers.Close()
 	}
+	if err := a.connectMemory(ctx); err != nil {
+		return fmt.Errorf("%s: %w", environ.MemoryBackend, err)
+	}
+	defer a.closeMemory(ctx)
 	for tries := 0; ctx.Err() == nil; tries++ {
 		err := a.runOnce(ctx, nc, servers)
 		if err == nil {
@@ -157,6 +163,30 @@ func (a *Agent) connectTools(ctx context.Context) (*mcp.Servers, error) {
 	return servers, nil
 }
 
+// connectMemory begins to connect to what the agent remembers with. Running tasks need it until the last one has ended.
+func (a *Agent) connectMemory(ctx context.Context) error {
+	if a.outfit.memory == nil {
+		return nil
+	}
+	m, err := memory.New(context.WithoutCancel(ctx), *a.outfit.memory, a.log)
+	if err != nil {
+		return err
+	}
+	a.mu.Lock()
+	a.memory = m
+	a.mu.Unlock()
+	return nil
+}
+
+func (a *Agent) closeMemory(ctx context.Context) {
+	if a.memory == nil {
+		return
+	}
+	if err := a.memory.Close(); err != nil {
+		a.log.DebugContext(ctx, "the memory was not closed in good order", "error", err)
+	}
+}
+
 // runOnce attaches to the queue and runs the agent's tasks until ctx ends. An error is of the start.
 func (a *Agent) runOnce(ctx context.Context, nc *nats.Conn, servers *mcp.Servers) error {
 	q, err := queue.Attach(ctx, nc, a.env.Namespace, a.env.Name, queue.Config{Logger: a.log})
@@ -164,7 +194,7 @@ func (a *Agent) runOnce(ctx context.Context, nc *nats.Conn, servers *mcp.Servers
 		return err
 	}
 	c := a.outfit.config
-	c.Queue, c.Work, c.Servers = q, work.NewClient(nc), servers
+	c.Queue, c.Work, c.Servers, c.Memory = q, work.NewClient(nc), servers, a.memory
 	c.Logger, c.Telemetry = a.config.Logger.With("pod", a.env.Pod), a.config.Telemetry
 	c.AckWait, c.Heartbeat = a.config.AckWait, a.config.AckWait/heartbeats
 	c.Grace = a.config.Grace - handBackTime(a.config.Grace)

@@ -12,6 +12,7 @@ import (
 	"arkonis.dev/ark/pkg/llm"
 	"arkonis.dev/ark/pkg/llm/mock"
 	"arkonis.dev/ark/pkg/llm/providers"
+	"arkonis.dev/ark/pkg/memory"
 	"arkonis.dev/ark/pkg/prompt"
 	"arkonis.dev/ark/pkg/runtime"
 	"arkonis.dev/ark/pkg/tools"
@@ -22,13 +23,15 @@ import (
 type outfit struct {
 	config  runtime.Config // without the queue and what is connected
 	servers []mcp.Config
+	memory  *memory.Config // nil: none
 	network *tools.Network
 }
 
 // newOutfit makes the outfit. faults are what is wrong with the variables although each can be read.
 func newOutfit(env *environ.Agent, variables []string) (o *outfit, faults []string) {
 	o = &outfit{network: tools.NewNetwork(tools.Guard{AllowLinkLocal: env.AllowLinkLocal, DenyPrivate: env.DenyPrivate}, http.ProxyFromEnvironment)}
-	provider, fault := newProvider(env)
+	pool := providers.NewPool(mock.Script{})
+	provider, fault := newProvider(env, pool)
 	faults = append(faults, fault...)
 	set, fault := o.webhooks(env)
 	faults = append(faults, fault...)
@@ -47,21 +50,27 @@ func newOutfit(env *environ.Agent, variables []string) (o *outfit, faults []stri
 			Prompt: p.Prompt, Expect: p.Expect, Interval: p.Interval, Timeout: p.Timeout, FailureThreshold: p.FailureThreshold,
 		}
 	}
-	return o, faults
+	return o, append(faults, o.remember(env, pool)...)
 }
 
-func newProvider(env *environ.Agent) (llm.Provider, []string) {
-	server := providers.Server{Provider: llm.Detect(env.Provider, env.Model)}
-	switch server.Provider {
+// modelServer is the one that the environment names for a provider.
+func modelServer(env *environ.Agent, provider string) providers.Server {
+	s := providers.Server{Provider: provider}
+	switch provider {
 	case llm.OpenAI:
-		server.BaseURL, server.Key = env.OpenAI.BaseURL, env.OpenAI.Key
+		s.BaseURL, s.Key = env.OpenAI.BaseURL, env.OpenAI.Key
 	case llm.Anthropic:
-		server.BaseURL, server.Key = env.Anthropic.BaseURL, env.Anthropic.Key
+		s.BaseURL, s.Key = env.Anthropic.BaseURL, env.Anthropic.Key
 	}
+	return s
+}
+
+func newProvider(env *environ.Agent, pool *providers.Pool) (llm.Provider, []string) {
+	server := modelServer(env, llm.Detect(env.Provider, env.Model))
 	if env.Model == "" {
 		return nil, nil // a fault already
 	}
-	p, err := providers.NewPool(mock.Script{}).Get(server)
+	p, err := pool.Get(server)
 	key, url := providers.Variables(server.Provider)
 	switch {
 	case errors.Is(err, providers.ErrNoKey):

@@ -56,7 +56,7 @@ func await(ctx context.Context, d time.Duration, signals ...<-chan struct{}) {
 // State is how the pod is now. One of the signals says that there may be something new.
 func (a *Agent) State() (r work.Report, signals []<-chan struct{}) {
 	a.mu.Lock()
-	running, servers, waiting := a.runtime, a.servers, a.waiting
+	running, servers, memory, waiting := a.runtime, a.servers, a.memory, a.waiting
 	a.mu.Unlock()
 	r = work.Report{Pod: a.env.Pod, Reasons: []string{waiting}}
 	if running != nil {
@@ -65,6 +65,10 @@ func (a *Agent) State() (r work.Report, signals []<-chan struct{}) {
 		signals = append(signals, changed)
 	}
 	r.Ready = len(r.Reasons) == 0
+	if memory != nil {
+		s := memory.Status()
+		r.Memory = &work.MemoryState{Backend: string(s.Backend), Healthy: s.Healthy, Message: s.Message, Operations: s.Operations, Failures: s.Failures}
+	}
 	if servers == nil {
 		return r, signals
 	}

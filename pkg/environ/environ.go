@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// Names of the variables. Those of memory stand in package memory, OTEL_* in package telemetry.
+// Names of the variables. OTEL_* stand in package telemetry.
 const (
 	Name      = "AGENT_NAME"
 	Namespace = "AGENT_NAMESPACE"
@@ -32,6 +32,15 @@ const (
 	// and loopback ones.
 	ToolsAllowLinkLocal = "TOOLS_ALLOW_LINK_LOCAL"
 	ToolsDenyPrivate    = "TOOLS_DENY_PRIVATE"
+
+	// What the agent remembers between tasks; without any of them nothing. The settings are JSON objects: see MemoryNATS,
+	// MemoryRedis, MemoryVectorStore and MemoryEmbedding.
+	MemoryBackend             = "MEMORY_BACKEND" // in-context, nats, redis or vector-store
+	MemoryNATSSettings        = "MEMORY_NATS"
+	MemoryRedisSettings       = "MEMORY_REDIS"
+	MemoryVectorStoreSettings = "MEMORY_VECTOR_STORE"
+	MemoryEmbeddingSettings   = "MEMORY_EMBEDDING"
+	MemoryPromptBytes         = "MEMORY_PROMPT_BYTES" // a number, -1 for nothing before the prompt
 
 	MaxTokensPerCall   = "MAX_TOKENS_PER_CALL" // also AGENT_MAX_TOKENS
 	MaxConcurrentTasks = "MAX_CONCURRENT_TASKS"
@@ -105,6 +114,8 @@ type Agent struct {
 
 	Probe *Probe // nil: ping
 
+	Memory *Memory // nil: none
+
 	NATSURL, NATSCreds string
 
 	OpenAI, Anthropic Server
@@ -167,5 +178,6 @@ func Read(s Source) (a *Agent, faults []string) {
 	}
 	a.MCPServers = r.mcpServers()
 	a.WebhookTools = r.webhookTools()
+	a.Memory = r.memory()
 	return a, r.faults
 }

@@ -139,7 +139,7 @@ func TestFaults(t *testing.T) {
 		{"NATS_URL", "", `NATS_URL is not set: it must be the address of a NATS server, such as nats://ark.ark-system:4222, or several with commas between them`},
 		{"MCP_SERVERS", "{}", `MCP_SERVERS is "{}": it must be a JSON list such as [{"name":"search","url":"http://search/mcp"}]; json: cannot unmarshal object into Go value of type []environ.MCPServer`},
 		{"MCP_SERVERS", `[{"name":"a","token":"x"}]`, `MCP_SERVERS is "[{\"name\":\"a\",\"token\":\"x\"}]": it must be a JSON list such as [{"name":"search","url":"http://search/mcp"}]; json: unknown field "token"`},
-		{"MCP_SERVERS", `[] []`, `MCP_SERVERS is "[] []": it must be a JSON list such as [{"name":"search","url":"http://search/mcp"}]; something stands behind the list`},
+		{"MCP_SERVERS", `[] []`, `MCP_SERVERS is "[] []": it must be a JSON list such as [{"name":"search","url":"http://search/mcp"}]; something stands behind it`},
 		{"MCP_SERVERS", `[{"name":"a","url":"http://u:p@x","nope":1}]`, `MCP_SERVERS is "[{\"name\":\"a\",\"url\":\"http://***@x\",\"nope\":1}]": it must be a JSON list such as [{"name":"search","url":"http://search/mcp"}]; json: unknown field "nope"`},
 		{"MCP_SERVERS", `[{"name":"a","url":"http://x","headers":[{"name":"K","env":"NONE"}]}]`, `MCP_SERVERS: server "a": header "K": the variable NONE is not set`},
 		{"MCP_SERVERS", `[{"name":"a","url":"http://x","headers":[{"name":"K","value":"v","file":"/token"}]}]`, `MCP_SERVERS: server "a": header "K": it needs exactly one of value, env and file`},
@@ -153,9 +153,25 @@ func TestFaults(t *testing.T) {
 		{"WEBHOOK_TOOLS", `[{"name":"t","url":"http://x","headers":[{"name":"K","file":"/empty"}]}]`, `WEBHOOK_TOOLS: tool "t": header "K": the file /empty is empty`},
 		{"WEBHOOK_TOOLS", `[{"name":"t","url":"http://x","timeoutSeconds":-1}]`, `WEBHOOK_TOOLS: tool "t": timeoutSeconds is -1: it must be from 1 to 3600`},
 		{"WEBHOOK_TOOLS", `[{"name":"t","url":"http://x","inputSchema":"{"}]`, `WEBHOOK_TOOLS is "[{\"name\":\"t\",\"url\":\"http://x\",\"inputSchema\":\"{\"}]": it must be a JSON list such as [{"name":"lookup","url":"http://lookup/","method":"GET"}]; inputSchema is not JSON`},
+		{"MEMORY_BACKEND", "etcd", `MEMORY_BACKEND is "etcd": it must be one of in-context, nats, redis, vector-store`},
+		{"AGENT_MEMORY_BACKEND", "etcd", `AGENT_MEMORY_BACKEND is "etcd": it must be one of in-context, nats, redis, vector-store`},
+		{"MEMORY_NATS", "5", `MEMORY_NATS is "5": it must be a JSON object such as {"ttlSeconds":86400,"maxEntries":100}; json: cannot unmarshal number into Go value of type environ.MemoryNATS`},
+		{"MEMORY_NATS", `{"ttl":5}`, `MEMORY_NATS is "{\"ttl\":5}": it must be a JSON object such as {"ttlSeconds":86400,"maxEntries":100}; json: unknown field "ttl"`},
+		{"MEMORY_NATS", `{} {}`, `MEMORY_NATS is "{} {}": it must be a JSON object such as {"ttlSeconds":86400,"maxEntries":100}; something stands behind it`},
+		{"MEMORY_NATS", `{"ttlSeconds":-5}`, `MEMORY_NATS: ttlSeconds is -5: it must be from 0 to 3153600000`},
+		{"MEMORY_NATS", `{"ttlSeconds":9223372036854775807}`, `MEMORY_NATS: ttlSeconds is 9223372036854775807: it must be from 0 to 3153600000`},
+		{"MEMORY_NATS", `{"maxEntries":-1}`, `MEMORY_NATS: maxEntries is -1: it must be from 0 to 1000000`},
+		{"MEMORY_PROMPT_BYTES", "many", `MEMORY_PROMPT_BYTES is "many": it must be a whole number from -1 to 262144`},
+		{"MEMORY_REDIS", `{"urlFile":"/none"}`, `MEMORY_REDIS: the file /none cannot be read: open /none: no such file`},
+		{"MEMORY_REDIS", `{"urlEnv":"NONE"}`, `MEMORY_REDIS: the variable NONE is not set`},
+		{"MEMORY_REDIS", `{"ttlSeconds":-1}`, `MEMORY_REDIS: ttlSeconds is -1: it must be from 0 to 3153600000`},
+		{"MEMORY_VECTOR_STORE", `{"endpoint":"postgres://me:s3cret@h","nope":1}`, `MEMORY_VECTOR_STORE is "{\"endpoint\":\"postgres://***@h\",\"nope\":1}": it must be a JSON object such as {"provider":"pgvector","endpoint":"postgres://host:5432/database"}; json: unknown field "nope"`},
 	} {
 		_, faults := read(map[string]string{c.name: c.value})
-		require.Equal(t, []string{c.want}, faults)
+		require.Equal(t, c.want, faults[0])
+		if c.name != "MEMORY_VECTOR_STORE" { // it has more than one thing wrong with it
+			require.Len(t, faults, 1)
+		}
 	}
 	_, faults := read(map[string]string{"MODEL": "", "MAX_TURNS": "x", "TOP_P": "x", "MCP_SERVERS": "x", "NATS_URL": "x y"})
 	require.Len(t, faults, 5, "all at once")
@@ -177,11 +193,76 @@ func TestToolsAreWrittenAsTheyAreRead(t *testing.T) {
 	require.Equal(t, tools, a.WebhookTools)
 }
 
+func TestMemory(t *testing.T) {
+	t.Parallel()
+	zero := int64(0)
+	for name, c := range map[string]struct {
+		env    map[string]string
+		want   *environ.Memory
+		secret []string
+	}{
+		"none":         {map[string]string{"REDIS_URL": "redis://h", "PGUSER": "me", "MEMORY_PROMPT_BYTES": "5"}, nil, nil},
+		"nats":         {map[string]string{"AGENT_MEMORY_BACKEND": "nats"}, &environ.Memory{Backend: "nats"}, nil},
+		"nats, limits": {map[string]string{"MEMORY_NATS": `{"ttlSeconds":60,"maxEntries":5}`}, &environ.Memory{Backend: "nats", NATS: environ.MemoryNATS{TTLSeconds: 60, MaxEntries: 5}}, nil},
+		"in-context":   {map[string]string{"MEMORY_BACKEND": "in-context", "MEMORY_PROMPT_BYTES": "-1"}, &environ.Memory{Backend: "in-context", PromptBytes: -1}, nil},
+		"redis":        {map[string]string{"MEMORY_BACKEND": "redis", "AGENT_REDIS_URL": "redis://h"}, &environ.Memory{Backend: "redis", Redis: environ.MemoryRedis{URL: "redis://h"}}, []string{"AGENT_REDIS_URL", "REDIS_URL"}},
+		"redis, named": {
+			map[string]string{"MEMORY_REDIS": `{"ttlSeconds":0,"urlEnv":"CACHE"}`, "CACHE": "rediss://h"},
+			&environ.Memory{Backend: "redis", Redis: environ.MemoryRedis{TTLSeconds: &zero, URLEnv: "CACHE", URL: "rediss://h"}},
+			[]string{"CACHE"},
+		},
+		"qdrant": {
+			map[string]string{
+				"MEMORY_VECTOR_STORE": `{"provider":"qdrant","endpoint":"q:6334","collection":"c","ttlSeconds":9}`, "QDRANT_API_KEY": "q-key",
+				"MEMORY_EMBEDDING": `{"model":"m","provider":"openai","dimensions":256,"apiKeyEnv":"EMBED_KEY"}`, "EMBED_KEY": "e-key", "MEMORY_PROMPT_BYTES": "100",
+			},
+			&environ.Memory{
+				Backend: "vector-store", PromptBytes: 100,
+				VectorStore: environ.MemoryVectorStore{Provider: "qdrant", Endpoint: "q:6334", Collection: "c", TTLSeconds: 9, Secret: "q-key"},
+				Embedding:   environ.MemoryEmbedding{Model: "m", Provider: "openai", Dimensions: 256, APIKeyEnv: "EMBED_KEY", APIKey: "e-key"},
+			},
+			[]string{"QDRANT_API_KEY", "EMBED_KEY"},
+		},
+		"pgvector": {
+			map[string]string{
+				"MEMORY_VECTOR_STORE": `{"provider":"pgvector","endpoint":"postgres://h/db","secretFile":"/token"}`,
+				"MEMORY_EMBEDDING":    `{"model":"m","apiKeyFile":"/token"}`, "PGUSER": "me", "PGPASSWORD": "other",
+			},
+			&environ.Memory{
+				Backend:     "vector-store",
+				VectorStore: environ.MemoryVectorStore{Provider: "pgvector", Endpoint: "postgres://h/db", User: "me", SecretFile: "/token", Secret: "t-1"},
+				Embedding:   environ.MemoryEmbedding{Model: "m", APIKeyFile: "/token", APIKey: "t-1"},
+			},
+			[]string{"PGPASSWORD"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			a, faults := read(c.env)
+			require.Empty(t, faults)
+			require.Equal(t, c.want, a.Memory)
+			require.Subset(t, a.SecretNames(), c.secret)
+		})
+	}
+	for want, env := range map[string]map[string]string{
+		`MEMORY_NATS is set, but MEMORY_BACKEND is "redis": it goes with "nats"`: {"MEMORY_BACKEND": "redis", "MEMORY_NATS": "{}"},
+		`MEMORY_VECTOR_STORE: provider is "chroma": it must be one of qdrant, pgvector, such as {"provider":"pgvector","endpoint":"postgres://host:5432/database"}`: {
+			"MEMORY_VECTOR_STORE": `{"provider":"chroma"}`, "MEMORY_EMBEDDING": `{"model":"m"}`,
+		},
+		`MEMORY_EMBEDDING names no model: a vector store needs one that makes the vectors, such as {"model":"text-embedding-3-small"}`: {
+			"MEMORY_VECTOR_STORE": `{"provider":"qdrant","endpoint":"q"}`,
+		},
+	} {
+		_, faults := read(env)
+		require.Equal(t, []string{want}, faults)
+	}
+}
+
 func FuzzRead(f *testing.F) {
 	f.Add(`[{"name":"a","url":"http://x","headers":[{"name":"K","env":"NONE"}],"auth":{"type":"mtls"}}]`, "nats://a@b", "1")
 	f.Add(`[{"name":"t","inputSchema":"{}"}]`, "a,b,:", "-")
 	f.Fuzz(func(t *testing.T, list, url, number string) {
-		_, faults := read(map[string]string{"MCP_SERVERS": list, "WEBHOOK_TOOLS": list, "NATS_URL": url, "MAX_TURNS": number, "TEMPERATURE": number})
+		_, faults := read(map[string]string{"MCP_SERVERS": list, "WEBHOOK_TOOLS": list, "NATS_URL": url, "MAX_TURNS": number, "TEMPERATURE": number, "MEMORY_VECTOR_STORE": list, "MEMORY_EMBEDDING": list})
 		for _, fault := range faults {
 			require.NotContains(t, fault, "\n")
 		}

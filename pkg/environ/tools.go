@@ -99,7 +99,7 @@ func (s *Schema) UnmarshalJSON(b []byte) error {
 func (r *reader) mcpServers() []MCPServer {
 	const example = `it must be a JSON list such as [{"name":"search","url":"http://search/mcp"}]`
 	var servers []MCPServer
-	under := r.list(MCPServers, example, &servers)
+	under := r.json(MCPServers, example, &servers)
 	for i := range servers {
 		s := &servers[i]
 		r.headers(fmt.Sprintf("%s: server %q", under, s.Name), s.Headers)
@@ -113,7 +113,7 @@ func (r *reader) mcpServers() []MCPServer {
 func (r *reader) webhookTools() []WebhookTool {
 	const example = `it must be a JSON list such as [{"name":"lookup","url":"http://lookup/","method":"GET"}]`
 	var tools []WebhookTool
-	under := r.list(WebhookTools, example, &tools)
+	under := r.json(WebhookTools, example, &tools)
 	for i := range tools {
 		t := &tools[i]
 		r.headers(fmt.Sprintf("%s: tool %q", under, t.Name), t.Headers)
@@ -124,8 +124,8 @@ func (r *reader) webhookTools() []WebhookTool {
 	return tools
 }
 
-// list reads a variable that holds a JSON list, strictly.
-func (r *reader) list(name, allowed string, to any) (under string) {
+// json reads a variable that holds JSON, strictly.
+func (r *reader) json(name, allowed string, to any) (under string) {
 	v, under := r.get(name)
 	if v == "" {
 		return name
@@ -135,7 +135,7 @@ func (r *reader) list(name, allowed string, to any) (under string) {
 	err := d.Decode(to)
 	if err == nil {
 		if _, more := d.Token(); more != io.EOF { //nolint:errorlint // Token returns it as it is
-			err = errors.New("something stands behind the list")
+			err = errors.New("something stands behind it")
 		}
 	}
 	if err != nil {
@@ -241,5 +241,5 @@ func (a *Agent) SecretNames() []string {
 	for _, t := range a.WebhookTools {
 		add(t.Headers)
 	}
-	return names
+	return append(names, a.Memory.secretNames()...)
 }

@@ -22,11 +22,13 @@ type agent struct {
 	spec     v1alpha1.ArkAgentSpec
 	model    string
 	provider string // openai, anthropic or mock
-	env      environ
+	env      variables
 
 	prompt            string // composed
 	promptHash        string // SHA-256 of it, in hex
 	temperature, topP *float64
+	memory            *v1alpha1.ArkMemorySpec // nil: it remembers nothing between tasks
+	memoryFrom        string                  // the object that says so
 	warnings          []string
 }
 
@@ -49,6 +51,10 @@ func (c *catalog) resolve(object *v1alpha1.ArkAgent, o override, getenv func(str
 	a.provider = llm.Detect(cmp.Or(o.Provider, string(a.spec.Provider)), a.model)
 	a.env, a.warnings = c.environment(name, &a.spec.AgentPod, getenv)
 	problems := c.compose(a)
+	var problem string
+	if a.memory, a.memoryFrom, problem = c.memorySpec(a); problem != "" {
+		problems = append(problems, fmt.Sprintf("ArkAgent %s: %s", name, problem))
+	}
 	return a, problems
 }
 

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	v1alpha1 "arkonis.dev/ark/pkg/apis/v1alpha1"
+	"arkonis.dev/ark/pkg/memory"
 	"arkonis.dev/ark/pkg/prompt"
 	"arkonis.dev/ark/pkg/template"
 )
@@ -59,7 +60,7 @@ func (b *bounder) step(s *v1alpha1.Step, a *agent, delegates bool) Bound {
 		bound.Unbounded = fmt.Sprintf("step %s: %v", s.ID(), err)
 	case delegates:
 		bound.Unbounded = fmt.Sprintf("step %s may hand work to others", s.ID())
-	case len(a.spec.Tools)+len(a.spec.MCPServers) > 0:
+	case a.hasTools():
 		bound.Unbounded = fmt.Sprintf("step %s may call tools", s.ID())
 	}
 	bound.Tokens = times(tasks, plus(input, a.maxTokens()))
@@ -94,6 +95,9 @@ func attempts(s *v1alpha1.Step) int64 {
 // input is the most tokens that one call of a step reads.
 func (b *bounder) input(s *v1alpha1.Step, a *agent) (int64, error) {
 	n := int64(framing + len(a.prompt) + len(prompt.Note) + len(s.OutputSchema))
+	if a.memory != nil {
+		n = plus(n, memory.DefaultPromptBytes)
+	}
 	// A correction repeats the answer and says what is wrong with it.
 	if attempts(s) > 1 {
 		n = plus(n, plus(a.maxTokens(), judgeWords))
@@ -184,11 +188,16 @@ func (a *agent) maxTokens() int64 {
 	return a.spec.Limits.MaxTokensPerCall
 }
 
+// hasTools says whether a task of the agent may call tools, those of a memory among them.
+func (a *agent) hasTools() bool {
+	return len(a.spec.Tools)+len(a.spec.MCPServers) > 0 || a.memory != nil
+}
+
 // turns is the most calls that one task of a step makes.
 func (a *agent) turns(delegates bool) int64 {
 	const byDefault = 25
 	switch {
-	case !delegates && len(a.spec.Tools)+len(a.spec.MCPServers) == 0:
+	case !delegates && !a.hasTools():
 		return 1
 	case a.spec.Limits == nil || a.spec.Limits.MaxTurns == 0:
 		return byDefault

@@ -24,6 +24,7 @@ type catalog struct {
 	teams      map[string]*v1alpha1.ArkTeam
 	registries map[string]*v1alpha1.ArkRegistry
 	settings   map[string]*v1alpha1.ArkSettings
+	memories   map[string]*v1alpha1.ArkMemory
 	configMaps map[string]*corev1.ConfigMap
 	secrets    map[string]*corev1.Secret
 }
@@ -39,6 +40,7 @@ func newCatalog(set *manifest.Set, namespace string) *catalog {
 		teams:      byName(set.Teams, namespace),
 		registries: byName(set.Registries, namespace),
 		settings:   byName(set.Settings, namespace),
+		memories:   byName(set.Memories, namespace),
 		configMaps: byName(set.ConfigMaps, namespace),
 		secrets:    byName(set.Secrets, namespace),
 	}
@@ -184,6 +186,7 @@ type stored struct {
 	Teams      []*v1alpha1.ArkTeam     `json:"teams,omitempty"`
 	Registries []*v1alpha1.ArkRegistry `json:"registries,omitempty"`
 	Settings   []*v1alpha1.ArkSettings `json:"settings,omitempty"`
+	Memories   []*v1alpha1.ArkMemory   `json:"memories,omitempty"`
 	ConfigMaps []*corev1.ConfigMap     `json:"configMaps,omitempty"`
 }
 
@@ -191,7 +194,7 @@ type stored struct {
 func (c *catalog) MarshalJSON() ([]byte, error) {
 	return json.Marshal(stored{
 		Namespace: c.namespace, Agents: sorted(c.agents), Teams: sorted(c.teams), Registries: sorted(c.registries),
-		Settings: sorted(c.settings), ConfigMaps: sorted(c.configMaps),
+		Settings: sorted(c.settings), Memories: sorted(c.memories), ConfigMaps: sorted(c.configMaps),
 	})
 }
 
@@ -202,7 +205,7 @@ func (c *catalog) UnmarshalJSON(text []byte) error {
 		return err
 	}
 	*c = *newCatalog(&manifest.Set{
-		Agents: s.Agents, Teams: s.Teams, Registries: s.Registries, Settings: s.Settings, ConfigMaps: s.ConfigMaps,
+		Agents: s.Agents, Teams: s.Teams, Registries: s.Registries, Settings: s.Settings, Memories: s.Memories, ConfigMaps: s.ConfigMaps,
 	}, cmp.Or(s.Namespace, defaultNamespace))
 	return nil
 }

@@ -11,14 +11,14 @@ import (
 	v1alpha1 "arkonis.dev/ark/pkg/apis/v1alpha1"
 )
 
-// environ is the environment of one agent: the variables that its manifest sets, over those of this process.
-type environ struct {
+// variables is the environment of one agent: the variables that its manifest sets, over those of this process.
+type variables struct {
 	set    map[string]string
 	getenv func(string) string
 }
 
 // get returns a variable; its name with the prefix AGENT_ wins, and what the manifest sets wins over the process.
-func (e environ) get(name string) string {
+func (e variables) get(name string) string {
 	for _, n := range []string{"AGENT_" + name, name} {
 		if v, ok := e.set[n]; ok {
 			return v
@@ -34,8 +34,8 @@ func (e environ) get(name string) string {
 
 // environment resolves env and envFrom of an agent. What is missing is a warning: on a laptop the process's own
 // environment stands in for the Secrets of a cluster, and what is needed in the end is checked where it is used.
-func (c *catalog) environment(agent string, pod *v1alpha1.AgentPod, getenv func(string) string) (environ, []string) {
-	e := environ{set: map[string]string{}, getenv: getenv}
+func (c *catalog) environment(agent string, pod *v1alpha1.AgentPod, getenv func(string) string) (variables, []string) {
+	e := variables{set: map[string]string{}, getenv: getenv}
 	var warnings []string
 	for i, from := range pod.EnvFrom {
 		values, missing := c.envFrom(from)

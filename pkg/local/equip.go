@@ -2,15 +2,15 @@ package local
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"time"
 
 	v1alpha1 "arkonis.dev/ark/pkg/apis/v1alpha1"
 	"arkonis.dev/ark/pkg/llm"
-	"arkonis.dev/ark/pkg/llm/anthropic"
 	"arkonis.dev/ark/pkg/llm/mock"
-	"arkonis.dev/ark/pkg/llm/openai"
+	"arkonis.dev/ark/pkg/llm/providers"
 	"arkonis.dev/ark/pkg/runtime"
 	"arkonis.dev/ark/pkg/tools"
 )
@@ -19,22 +19,17 @@ import (
 // what one learned of the server holds for all. It is not safe for concurrent use.
 type equipment struct {
 	catalog *catalog
-	script  mock.Script
 	noMCP   bool
 
 	network *tools.Network
-	models  map[modelServer]llm.Provider
-	mock    llm.Provider
+	models  *providers.Pool
 }
-
-// modelServer is what providers are shared by.
-type modelServer struct{ provider, baseURL, key string }
 
 func newEquipment(c *catalog, script mock.Script, noMCP bool) *equipment {
 	return &equipment{
-		catalog: c, script: script, noMCP: noMCP,
+		catalog: c, noMCP: noMCP,
 		network: tools.NewNetwork(tools.Guard{}, http.ProxyFromEnvironment),
-		models:  map[modelServer]llm.Provider{},
+		models:  providers.NewPool(script),
 	}
 }
 
@@ -42,7 +37,9 @@ func newEquipment(c *catalog, script mock.Script, noMCP bool) *equipment {
 func (e *equipment) outfit(a *agent) (outfit, []string) {
 	servers, problems := e.toolServers(a)
 	config, more := e.config(a)
-	return outfit{Config: config, servers: servers, network: e.network}, append(problems, more...)
+	o := outfit{Config: config, servers: servers, network: e.network}
+	problems = append(problems, more...)
+	return o, append(problems, e.remember(a, &o)...)
 }
 
 // config is an agent's runtime without its queue and its MCP servers.
@@ -68,41 +65,37 @@ func (e *equipment) config(a *agent) (runtime.Config, []string) {
 	}, problems
 }
 
+// provider is that of an agent's model.
 func (e *equipment) provider(a *agent) (llm.Provider, []string) {
-	switch a.provider {
-	case llm.Mock:
-		if e.mock == nil {
-			e.mock = mock.New(e.script)
-		}
-		return e.mock, nil
-	case llm.OpenAI:
-		return e.model(a, "OPENAI", func(s modelServer) (llm.Provider, error) {
-			return openai.New(openai.Config{BaseURL: s.baseURL, APIKey: s.key})
-		})
-	case llm.Anthropic:
-		return e.model(a, "ANTHROPIC", func(s modelServer) (llm.Provider, error) {
-			return anthropic.New(anthropic.Config{BaseURL: s.baseURL, APIKey: s.key})
-		})
-	default:
-		return nil, []string{fmt.Sprintf("ArkAgent %s: provider %q (model %s) is not one that ark knows: use openai, anthropic or mock", a.name, a.provider, a.model)}
+	server := a.server(a.provider)
+	p, err := e.models.Get(server)
+	if err != nil {
+		return nil, []string{fmt.Sprintf("ArkAgent %s: %s", a.name, noProvider(err, server, "model "+a.model, "try the team without a model with --provider mock"))}
 	}
+	return p, nil
 }
 
-// model is the provider of the server that <prefix>_BASE_URL and <prefix>_API_KEY name.
-func (e *equipment) model(a *agent, prefix string, connect func(modelServer) (llm.Provider, error)) (llm.Provider, []string) {
-	server := modelServer{provider: a.provider, baseURL: a.env.get(prefix + "_BASE_URL"), key: a.env.get(prefix + "_API_KEY")}
-	if p := e.models[server]; p != nil {
-		return p, nil
+// server is the one that the agent's environment names for a provider.
+func (a *agent) server(provider string) providers.Server {
+	key, baseURL := providers.Variables(provider)
+	s := providers.Server{Provider: provider}
+	if key != "" {
+		s.Key, s.BaseURL = a.env.get(key), a.env.get(baseURL)
 	}
-	if server.key == "" && server.baseURL == "" {
-		return nil, []string{fmt.Sprintf("ArkAgent %s: model %s needs a key: set %s_API_KEY, set %s_BASE_URL to a server that needs none, or try the team without a model with --provider mock", a.name, a.model, prefix, prefix)}
+	return s
+}
+
+// noProvider is why there is no provider for what, in a sentence; instead is what else can be done about a missing key.
+func noProvider(err error, s providers.Server, what, instead string) string {
+	key, baseURL := providers.Variables(s.Provider)
+	switch {
+	case errors.Is(err, providers.ErrNoKey):
+		return fmt.Sprintf("%s needs a key: set %s, set %s to a server that needs none, or %s", what, key, baseURL, instead)
+	case errors.Is(err, providers.ErrUnknown):
+		return fmt.Sprintf("provider %q (%s) is not one that ark knows: use openai, anthropic or mock", s.Provider, what)
+	default:
+		return err.Error()
 	}
-	p, err := connect(server)
-	if err != nil {
-		return nil, []string{fmt.Sprintf("ArkAgent %s: %v", a.name, err)}
-	}
-	e.models[server] = p
-	return p, nil
 }
 
 // tools makes an agent's webhook tools.

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"arkonis.dev/ark/pkg/local/progress"
+	"arkonis.dev/ark/pkg/memory"
 	"arkonis.dev/ark/pkg/queue"
 	"arkonis.dev/ark/pkg/runtime"
 	"arkonis.dev/ark/pkg/task"
@@ -38,9 +39,10 @@ type host struct {
 	agentsUp, serviceUp, resultsUp part
 	mail                           post
 	unwatch                        []func()
-	servers                        []*mcp.Servers  // of the agents
-	private                        string          // folder for their certificates, "" for none
-	failed                         context.Context //nolint:containedctx // ends when new results are followed no more; its cause says why
+	servers                        []*mcp.Servers   // of the agents
+	memories                       []*memory.Memory // of the agents
+	private                        string           // folder for their certificates, "" for none
+	failed                         context.Context  //nolint:containedctx // ends when new results are followed no more; its cause says why
 }
 
 // post hands the records of runs to their drivers. It is safe for concurrent use.
@@ -289,6 +291,12 @@ func (h *host) startAgent(ctx context.Context, o outfit, service *work.Service) 
 			return err
 		}
 	}
+	if o.memory != nil {
+		if c.Memory, err = memory.New(ctx, *o.memory, h.log.With("agent", o.Agent)); err != nil {
+			return fmt.Errorf("start agent %s: %w", o.Agent, err)
+		}
+		h.memories = append(h.memories, c.Memory)
+	}
 	r, err := runtime.New(c)
 	if err != nil {
 		return fmt.Errorf("start agent %s: %w", o.Agent, err)
@@ -377,6 +385,11 @@ func (h *host) close() error {
 	err := errors.Join(h.agentsUp.end(), h.serviceUp.end(), h.resultsUp.end())
 	for _, s := range h.servers {
 		s.Close()
+	}
+	for _, m := range h.memories {
+		if failure := m.Close(); failure != nil {
+			h.log.Debug("a memory was not closed in good order", "error", failure)
+		}
 	}
 	if h.private != "" {
 		err = errors.Join(err, os.RemoveAll(h.private))

@@ -11,6 +11,7 @@ import (
 
 	v1alpha1 "arkonis.dev/ark/pkg/apis/v1alpha1"
 	"arkonis.dev/ark/pkg/local/progress"
+	"arkonis.dev/ark/pkg/memory"
 )
 
 // PlanReport is what a run would do: `ark run --dry-run`.
@@ -186,6 +187,9 @@ func (p *PlanStep) describe(a *agent) {
 	p.Agent, p.Model, p.Provider = a.name, a.model, a.provider
 	for _, t := range a.spec.Tools {
 		p.Tools = append(p.Tools, t.Name)
+	}
+	if a.memory != nil {
+		p.Tools = append(p.Tools, memory.ToolNames()...)
 	}
 }
 

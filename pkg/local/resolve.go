@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	v1alpha1 "arkonis.dev/ark/pkg/apis/v1alpha1"
+	"arkonis.dev/ark/pkg/llm"
 	"arkonis.dev/ark/pkg/llm/mock"
 	"arkonis.dev/ark/pkg/manifest"
 	"arkonis.dev/ark/pkg/pipeline"
@@ -176,7 +177,7 @@ func (c *catalog) equipRun(spec v1alpha1.ArkRunSpec, over override, script mock.
 		out.outfits = append(out.outfits, outfit)
 	}
 	p.agents(c, found)
-	if len(o.MockScript) > 0 && e.mock == nil && len(p.errors) == 0 {
+	if len(o.MockScript) > 0 && !e.models.Used(llm.Mock) && len(p.errors) == 0 {
 		p.warnings = append(p.warnings, "--mock-script is not used, as no agent has the provider mock: add --provider mock")
 	}
 	c.setPromptHashes(out)

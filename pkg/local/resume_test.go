@@ -20,6 +20,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
+	"arkonis.dev/ark/e2e/services"
 	v1alpha1 "arkonis.dev/ark/pkg/apis/v1alpha1"
 	"arkonis.dev/ark/pkg/llm/modelserver"
 	"arkonis.dev/ark/pkg/local"
@@ -43,7 +44,9 @@ const childVariable = "ARK_TEST_CHILD_RUN"
 func TestMain(m *testing.M) {
 	text := os.Getenv(childVariable)
 	if text == "" {
-		os.Exit(m.Run())
+		code := m.Run()
+		services.Stop()
+		os.Exit(code)
 	}
 	var c childRun
 	if err := json.Unmarshal([]byte(text), &c); err != nil {

@@ -109,6 +109,28 @@ func TestSampleWebhookTool(t *testing.T) {
 	require.EqualValues(t, 1, r.Steps[0].ToolCalls)
 }
 
+// The second step begins with what the first one remembered, and so does the next run on the same store.
+func TestSampleMemory(t *testing.T) {
+	t.Parallel()
+	store := t.TempDir()
+	first := sample(t, "memory.yaml", map[string]any{"to": "Porto"})
+	first.Store = store
+	r := succeed(t, first)
+	require.Equal(t, "Take the train, and no boats.", r.Output)
+	require.EqualValues(t, 1, r.Steps[0].ToolCalls)
+
+	second := sample(t, "memory.yaml", map[string]any{"to": "Faro", "says": "Hello."})
+	second.Store = store
+	second.MockScript = []byte(strings.Replace(string(second.MockScript), "turn: 1}\n    toolCalls:", "turn: 9}\n    toolCalls:", 1))
+	r = succeed(t, second)
+	require.Zero(t, r.Steps[0].ToolCalls, "nothing is remembered in this run")
+	require.Equal(t, "Take the train, and no boats.", r.Output)
+
+	elsewhere := sample(t, "memory.yaml", map[string]any{"to": "Faro", "says": "Hello."})
+	elsewhere.MockScript = second.MockScript
+	require.Equal(t, "Take the ferry.", succeed(t, elsewhere).Output)
+}
+
 const tooled = `
 apiVersion: arkonis.dev/v1alpha1
 kind: ArkAgent

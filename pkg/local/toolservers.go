@@ -11,15 +11,17 @@ import (
 	"time"
 
 	v1alpha1 "arkonis.dev/ark/pkg/apis/v1alpha1"
+	"arkonis.dev/ark/pkg/memory"
 	"arkonis.dev/ark/pkg/runtime"
 	"arkonis.dev/ark/pkg/tools"
 	"arkonis.dev/ark/pkg/tools/mcp"
 )
 
-// outfit is one agent's runtime without its queue, and the MCP servers that it is to be connected to.
+// outfit is one agent's runtime without its queue, and the MCP servers and the memory that it is to be connected to.
 type outfit struct {
 	runtime.Config
 	servers []toolServer
+	memory  *memory.Config // nil: none
 	network *tools.Network
 }
 
@@ -165,7 +167,7 @@ func (e *equipment) refused(a *agent, m *v1alpha1.MCPServer) []string {
 
 // commandEnv is the environment of a command: what programs need to run, and what the agent's manifest sets, but for
 // the keys of model servers.
-func commandEnv(e environ) []string {
+func commandEnv(e variables) []string {
 	env := []string{}
 	for _, name := range []string{"PATH", "HOME", "USER", "SHELL", "LANG", "TMPDIR"} {
 		if v := e.getenv(name); v != "" {

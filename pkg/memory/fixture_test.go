@@ -4,9 +4,18 @@ import (
 	"bytes"
 	"context"
 	"log/slog"
+	"os"
 	"sync"
 	"testing"
+
+	"arkonis.dev/ark/e2e/services"
 )
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	services.Stop()
+	os.Exit(code)
+}
 
 func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 

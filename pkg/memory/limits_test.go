@@ -8,19 +8,20 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
+	"arkonis.dev/ark/e2e/services"
 	"arkonis.dev/ark/pkg/llm/mock"
 )
 
 func TestRedisKeepsAtMostSoManyEntries(t *testing.T) {
 	t.Parallel()
-	server := startRedis(t)
-	s := openRedis(t, Config{Redis: RedisConfig{URL: server.url(), MaxEntries: 3}})
+	server := services.StartRedis(t)
+	s := openRedis(t, Config{Redis: RedisConfig{URL: server.URL(), MaxEntries: 3}})
 	for i := range 5 {
 		require.NoError(t, s.Put(t.Context(), "a", vectorEntry(fmt.Sprint(i))))
 	}
 	require.Equal(t, []string{"4", "3", "2"}, texts(t, s, "a", nil, 10))
 
-	fewer := openRedis(t, Config{Redis: RedisConfig{URL: server.url(), MaxEntries: 2}})
+	fewer := openRedis(t, Config{Redis: RedisConfig{URL: server.URL(), MaxEntries: 2}})
 	require.Equal(t, []string{"4", "3"}, texts(t, fewer, "a", nil, 10), "a lower limit holds for what is there")
 	require.NoError(t, fewer.Put(t.Context(), "a", vectorEntry("5")))
 	require.Equal(t, []string{"5", "4"}, texts(t, s, "a", nil, 10))
@@ -33,8 +34,8 @@ func TestRedisKeepsAtMostSoManyEntries(t *testing.T) {
 
 func TestRedisForgetsAfterTheTTL(t *testing.T) {
 	t.Parallel()
-	server := startRedis(t)
-	s := openRedis(t, Config{Redis: RedisConfig{URL: server.url(), TTL: time.Hour}})
+	server := services.StartRedis(t)
+	s := openRedis(t, Config{Redis: RedisConfig{URL: server.URL(), TTL: time.Hour}})
 	require.NoError(t, s.Put(t.Context(), "a", vectorEntry("one")))
 	require.NoError(t, s.Put(t.Context(), "a", vectorEntry("two")))
 	client := clientOf(t, server)
@@ -53,16 +54,16 @@ func TestRedisForgetsAfterTheTTL(t *testing.T) {
 	require.NoError(t, err)
 	require.EqualValues(t, 2, n, "it is removed by the next write")
 
-	forever := openRedis(t, Config{Redis: RedisConfig{URL: server.url()}})
+	forever := openRedis(t, Config{Redis: RedisConfig{URL: server.URL()}})
 	require.NoError(t, forever.Put(t.Context(), "a", vectorEntry("four")))
 	ttl, err := client.PTTL(t.Context(), s.keys("a")[0]).Result()
 	require.NoError(t, err)
 	require.Equal(t, time.Duration(-1), ttl, "without a ttl nothing expires any more")
 }
 
-func clientOf(t *testing.T, server *redisServer) *redis.Client {
+func clientOf(t *testing.T, server *services.Redis) *redis.Client {
 	t.Helper()
-	o, err := redis.ParseURL(server.url())
+	o, err := redis.ParseURL(server.URL())
 	require.NoError(t, err)
 	c := redis.NewClient(o)
 	t.Cleanup(func() { _ = c.Close() })
@@ -71,7 +72,7 @@ func clientOf(t *testing.T, server *redisServer) *redis.Client {
 
 func TestPgvectorForgetsAfterTheTTL(t *testing.T) {
 	t.Parallel()
-	c := pgvectorOn(database(t, true))
+	c := pgvectorOn(services.Database(t, true))
 	c.Vector.TTL = time.Hour
 	s := openPgvector(t, c)
 	require.NoError(t, s.Put(t.Context(), "a", vectorEntry("one")))
@@ -91,7 +92,7 @@ func TestPgvectorForgetsAfterTheTTL(t *testing.T) {
 
 func TestPgvectorComparesOnlyVectorsOfOneModel(t *testing.T) {
 	t.Parallel()
-	c := pgvectorOn(database(t, true))
+	c := pgvectorOn(services.Database(t, true))
 	s := openPgvector(t, c)
 	require.NoError(t, s.Put(t.Context(), "a", vectorEntry("one")))
 	c.Embedding.Model = "another"
@@ -106,7 +107,7 @@ func TestPgvectorComparesOnlyVectorsOfOneModel(t *testing.T) {
 
 func TestPgvectorTablesWithOddNames(t *testing.T) {
 	t.Parallel()
-	c := pgvectorOn(database(t, true))
+	c := pgvectorOn(services.Database(t, true))
 	c.Vector.Collection = `Robert"); DROP TABLE students; --`
 	s := openPgvector(t, c)
 	require.NoError(t, s.Put(t.Context(), "a", vectorEntry("one")))
@@ -121,7 +122,7 @@ func TestPgvectorTablesWithOddNames(t *testing.T) {
 
 func TestPgvectorSaysWhatIsMissing(t *testing.T) {
 	t.Parallel()
-	endpoint := database(t, false)
+	endpoint := services.Database(t, false)
 	s := openPgvector(t, pgvectorOn(endpoint))
 	err := s.Put(t.Context(), "a", vectorEntry("one"))
 	if err == nil {
@@ -130,7 +131,7 @@ func TestPgvectorSaysWhatIsMissing(t *testing.T) {
 	}
 	require.ErrorContains(t, err, "the database has no pgvector: have an administrator install it and run CREATE EXTENSION vector")
 
-	c := pgvectorOn(database(t, true))
+	c := pgvectorOn(services.Database(t, true))
 	other := openPgvector(t, c)
 	_, err = other.pool.Exec(t.Context(), other.sql("CREATE TABLE @table (name text)"))
 	require.NoError(t, err)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"arkonis.dev/ark/e2e/services"
 	"arkonis.dev/ark/pkg/llm"
 	"arkonis.dev/ark/pkg/task"
 	"arkonis.dev/ark/pkg/tools"
@@ -75,13 +76,13 @@ func TestOutageOfTheWorkService(t *testing.T) {
 
 func TestOutageOfRedis(t *testing.T) {
 	t.Parallel()
-	server := startRedis(t)
-	m, log := watched(t, Config{Backend: Redis, Redis: RedisConfig{URL: server.url()}, Rest: time.Nanosecond})
+	server := services.StartRedis(t)
+	m, log := watched(t, Config{Backend: Redis, Redis: RedisConfig{URL: server.URL()}, Rest: time.Nanosecond})
 	s := m.session(aTask(1), nil, nil)
 	require.False(t, call(t, s, "1.0", RememberName, `{"text":"one"}`).IsError)
-	server.p.kill()
+	server.Kill()
 	requireOutage(t, m, log, s, "connection refused")
-	server.again()
+	server.Again()
 	requireRecovery(t, m, log, s)
 }
 
@@ -235,15 +236,15 @@ func TestStatusTellsWhatIsDown(t *testing.T) {
 
 func TestNoSecretIsShown(t *testing.T) {
 	t.Parallel()
-	server := startRedis(t)
+	server := services.StartRedis(t)
 	_, endpoint := startQdrant(t)
-	pg := strings.Replace(database(t, false), "ark@", "ark:not-the-password@", 1)
+	pg := strings.Replace(services.Database(t, false), "ark@", "ark:not-the-password@", 1)
 	for name, c := range map[string]struct {
 		config  Config
 		secrets []string
 	}{
 		"redis": {
-			Config{Backend: Redis, Redis: RedisConfig{URL: strings.Replace(server.url(), redisSecret, "not-the-password", 1)}},
+			Config{Backend: Redis, Redis: RedisConfig{URL: strings.Replace(server.URL(), services.RedisSecret, "not-the-password", 1)}},
 			[]string{"not-the-password"},
 		},
 		"pgvector": {

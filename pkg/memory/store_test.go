@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sync/errgroup"
 
+	"arkonis.dev/ark/e2e/services"
 	"arkonis.dev/ark/pkg/llm/mock"
 	"arkonis.dev/ark/pkg/queue"
 	"arkonis.dev/ark/pkg/task"
@@ -53,11 +54,11 @@ func kindsOfStores() map[string]kindOfStore {
 			return func(*testing.T) Store { return natsStore{session: w.take()} }
 		}},
 		"redis": {open: func(t *testing.T) func(*testing.T) Store {
-			server := startRedis(t)
-			return func(t *testing.T) Store { return openRedis(t, Config{Redis: RedisConfig{URL: server.url()}}) }
+			server := services.StartRedis(t)
+			return func(t *testing.T) Store { return openRedis(t, Config{Redis: RedisConfig{URL: server.URL()}}) }
 		}},
 		"pgvector": {vectors: true, open: func(t *testing.T) func(*testing.T) Store {
-			endpoint := database(t, true)
+			endpoint := services.Database(t, true)
 			return func(t *testing.T) Store { return openPgvector(t, pgvectorOn(endpoint)) }
 		}},
 		"qdrant": {vectors: true, open: func(t *testing.T) func(*testing.T) Store {
@@ -79,7 +80,7 @@ func openRedis(t *testing.T, c Config) *redisStore {
 func pgvectorOn(endpoint string) Config {
 	return Config{
 		Backend:   VectorStore,
-		Vector:    VectorConfig{Provider: Pgvector, Endpoint: endpoint, Secret: postgresSecret},
+		Vector:    VectorConfig{Provider: Pgvector, Endpoint: endpoint, Secret: services.PostgresSecret},
 		Embedding: EmbeddingConfig{Model: "mock"},
 	}.withDefaults()
 }

@@ -20,6 +20,16 @@ const (
 // ToolNames are the names that an agent with a memory cannot give to other tools.
 func ToolNames() []string { return []string{RememberName, RecallName} }
 
+// CheckTools says which tool of an agent has the name of one of the memory's; nil for none.
+func CheckTools(set *tools.Set) error {
+	for _, name := range ToolNames() {
+		if set.Has(name) {
+			return fmt.Errorf("tool %q has the name of a tool of the agent's memory: give it another one", name)
+		}
+	}
+	return nil
+}
+
 const (
 	recallDefault = 5
 	recallMost    = 20

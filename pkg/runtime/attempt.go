@@ -6,16 +6,18 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
 	"time"
 
 	"arkonis.dev/ark/pkg/llm"
+	"arkonis.dev/ark/pkg/memory"
 	"arkonis.dev/ark/pkg/task"
 	"arkonis.dev/ark/pkg/tools"
 	"arkonis.dev/ark/pkg/work"
 )
 
 // attempt is one take-over of one task: from its journal to its end, or to being stopped on the way. It belongs to
-// one goroutine.
+// one goroutine; only embed is called by others, by tools that this one waits for.
 type attempt struct {
 	config  *Config
 	session *work.Session
@@ -24,7 +26,12 @@ type attempt struct {
 	log     *slog.Logger
 
 	model     string
+	prompt    string // the task's own
 	tools     *tools.Set
+	memory    *memory.Session // nil: none
+	embedding chan struct{}   // held by the one that makes a vector
+
+	mu        sync.Mutex // of conv and carry while tools run
 	conv      *conversation
 	carry     []work.Entry // applied, and to be journaled with the next batch
 	replaying bool         // the pending tool calls were begun by an earlier attempt
@@ -35,7 +42,7 @@ type attempt struct {
 // newAttempt replays the journal of a session.
 func (r *Runtime) newAttempt(ctx context.Context, s *work.Session, p *place, log *slog.Logger) (*attempt, error) {
 	c := &r.config
-	a := &attempt{config: c, session: s, task: s.Task(), place: p, log: log, tools: c.Tools, replaying: true, model: c.Model}
+	a := &attempt{config: c, session: s, task: s.Task(), place: p, log: log, tools: c.Tools, replaying: true, model: c.Model, embedding: make(chan struct{}, 1)}
 	a.answered = func() { r.health.proven(time.Now(), a.model) }
 	if a.task.Model != "" {
 		a.model = a.task.Model
@@ -44,7 +51,8 @@ func (r *Runtime) newAttempt(ctx context.Context, s *work.Session, p *place, log
 	if err != nil {
 		return nil, fmt.Errorf("read the task's prompt: %w", err)
 	}
-	messages, err := a.open(ctx, text)
+	a.prompt = text
+	messages, err := a.open(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -54,13 +62,13 @@ func (r *Runtime) newAttempt(ctx context.Context, s *work.Session, p *place, log
 			return nil, err
 		}
 	}
-	return a, nil
+	return a, a.remember(ctx)
 }
 
 // open builds the first messages and the tools, as the task's kind wants them: a judge and a router see neither the
 // agent's system prompt nor its tools.
-func (a *attempt) open(ctx context.Context, text string) ([]llm.Message, error) {
-	user := llm.Message{Role: llm.RoleUser, Text: text}
+func (a *attempt) open(ctx context.Context) ([]llm.Message, error) {
+	user := llm.Message{Role: llm.RoleUser, Text: a.prompt}
 	switch a.task.Kind {
 	case task.KindJudge, task.KindRoute:
 		none, err := tools.NewSet()
@@ -70,9 +78,13 @@ func (a *attempt) open(ctx context.Context, text string) ([]llm.Message, error) 
 		var more []tools.Tool
 		if len(a.task.CanDelegate) > 0 {
 			d := &tools.Delegation{
-				Session: a.session, Roles: a.task.CanDelegate, Prompt: text, Wait: a.place.wait, Telemetry: a.config.Telemetry,
+				Session: a.session, Roles: a.task.CanDelegate, Prompt: a.prompt, Wait: a.place.wait, Telemetry: a.config.Telemetry,
 			}
 			more = append(more, d.Tools()...)
+		}
+		if a.config.Memory != nil {
+			a.memory = a.config.Memory.For(a.session, a.embed)
+			more = append(more, a.memory.Tools()...)
 		}
 		set, err := a.tools.With(more...)
 		if err == nil && a.config.Servers != nil {
@@ -103,6 +115,8 @@ func (a *attempt) equip() error {
 
 // put applies entries and carries them to the next batch.
 func (a *attempt) put(entries ...work.Entry) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	for _, e := range entries {
 		if err := a.conv.apply(e); err != nil {
 			return err
@@ -114,6 +128,8 @@ func (a *attempt) put(entries ...work.Entry) error {
 
 // flush journals what is carried, also when ctx just ended: what was paid for and done is not to be lost.
 func (a *attempt) flush(ctx context.Context) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	if len(a.carry) == 0 {
 		return nil
 	}

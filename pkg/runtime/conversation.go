@@ -29,6 +29,10 @@ type conversation struct {
 	unknown  int // calls whose outcome nobody knows
 	open     bool
 	stored   bool // a result was too large to be given whole: the model is offered read_payload
+
+	prompt  int                  // where in messages the task's prompt stands
+	opened  bool                 // what is remembered was put before it
+	vectors map[string][]float32 // that were made for the task's memory, by what for
 }
 
 // toolCall is one call of a turn. Its id is unique in the task and the same after a replay.
@@ -38,8 +42,9 @@ type toolCall struct {
 	result *tools.Result
 }
 
+// newConversation begins one. The last message is the task's prompt.
 func newConversation(messages []llm.Message) *conversation {
-	return &conversation{messages: messages, nextCall: 1}
+	return &conversation{messages: messages, nextCall: 1, prompt: len(messages) - 1, vectors: map[string][]float32{}}
 }
 
 // toolID names a tool call: the number of the model call that asked for it and its place in the answer.
@@ -78,11 +83,17 @@ func (c *conversation) settleUnknown() {
 }
 
 func (c *conversation) answer(a *work.Answer) error {
-	var r llm.Response
-	if err := json.Unmarshal(a.Response, &r); err != nil {
+	var body answerBody
+	if err := json.Unmarshal(a.Response, &body); err != nil {
 		return fmt.Errorf("read the answer of model call %d from the journal: %w", a.Call, err)
 	}
 	c.open = false
+	if v := body.Vector; v != nil {
+		c.usage = c.usage.Add(a.Usage)
+		c.vectors[v.Key] = unpacked(v.Values)
+		return nil
+	}
+	r := body.Response
 	c.turns++
 	c.usage = c.usage.Add(r.Usage)
 	for _, n := range r.Notes {
@@ -113,6 +124,11 @@ func (c *conversation) failed(f *work.CallFailed) {
 
 // toolEnd records a result. With the last one of a turn the model's messages go on, in the order of its calls.
 func (c *conversation) toolEnd(e *work.ToolEnd) {
+	if e.ID == openingID {
+		c.opened = true
+		c.messages[c.prompt].Text = e.Text + c.messages[c.prompt].Text
+		return
+	}
 	c.stored = c.stored || strings.Contains(e.Text, readOn)
 	for i := range c.turn {
 		if c.turn[i].id == e.ID {

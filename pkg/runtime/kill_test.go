@@ -18,6 +18,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
+	"arkonis.dev/ark/e2e/services"
 	"arkonis.dev/ark/pkg/llm/modelserver"
 	"arkonis.dev/ark/pkg/llm/openai"
 	"arkonis.dev/ark/pkg/queue"
@@ -39,7 +40,9 @@ const killAckWait = time.Second
 
 func TestMain(m *testing.M) {
 	if os.Getenv(envNATS) == "" {
-		os.Exit(m.Run())
+		code := m.Run()
+		services.Stop()
+		os.Exit(code)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()

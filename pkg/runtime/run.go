@@ -16,6 +16,11 @@ import (
 // for.
 func (r *Runtime) Run(ctx context.Context) error {
 	r.prepare()
+	unwatchMemory, err := r.watchMemory()
+	if err != nil {
+		return fmt.Errorf("start agent %s/%s: %w", r.config.Namespace, r.config.Agent, err)
+	}
+	defer unwatchMemory()
 	tasks, err := r.config.Queue.Tasks(ctx, r.config.Namespace, r.config.Agent, queue.TasksConfig{
 		Slots: r.config.Limits.MaxConcurrentTasks, AckWait: r.config.AckWait, Paused: r.config.Probe != nil || r.config.Servers != nil,
 	})

@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"arkonis.dev/ark/pkg/llm"
+	"arkonis.dev/ark/pkg/memory"
 	"arkonis.dev/ark/pkg/prompt"
 	"arkonis.dev/ark/pkg/queue"
 	"arkonis.dev/ark/pkg/telemetry"
@@ -48,9 +49,13 @@ type Config struct {
 	Provider              llm.Provider
 	Tools                 *tools.Set   // nil: none
 	Servers               *mcp.Servers // their tools come and go; nil: none. They stay the caller's to close
-	Limits                Limits
-	Temperature, TopP     *float64
-	Backoff               Backoff // between attempts at a model call; 500 ms doubling up to 30 s
+	// Memory is what the agent remembers between tasks; nil: nothing. It stays the caller's to close. Embedder makes the
+	// vectors that a memory.VectorStore needs, and is nil for other ones.
+	Memory            *memory.Memory
+	Embedder          llm.Embedder
+	Limits            Limits
+	Temperature, TopP *float64
+	Backoff           Backoff // between attempts at a model call; 500 ms doubling up to 30 s
 
 	Probe *Probe // asks the model whether its answers make sense; nil: the agent is ready when it is connected
 
@@ -133,6 +138,14 @@ func (c *Config) validate() error {
 	if c.Probe != nil {
 		if err := c.Probe.validate(); err != nil {
 			return err
+		}
+	}
+	if c.Memory != nil {
+		if err := memory.CheckTools(c.Tools); err != nil {
+			return fmt.Errorf("runtime: %w", err)
+		}
+		if c.Memory.Config().Backend == memory.VectorStore && c.Embedder == nil {
+			return errors.New("runtime: Embedder is missing, which the memory needs")
 		}
 	}
 	if c.Heartbeat >= c.AckWait {

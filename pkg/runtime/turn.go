@@ -107,6 +107,8 @@ func (a *attempt) callModel(ctx context.Context) error {
 
 // reserve journals the intent of the next call together with what is carried.
 func (a *attempt) reserve(ctx context.Context, intent *work.Intent) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	entry := work.Entry{Intent: intent}
 	err := a.append(ctx, append(a.carry, entry)...)
 	if _, refused := errors.AsType[*work.BudgetError](err); refused {

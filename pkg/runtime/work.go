@@ -16,12 +16,13 @@ import (
 	"arkonis.dev/ark/pkg/work"
 )
 
-// outcome is what becomes of a delivery. Exactly one field is set.
+// outcome is what becomes of a delivery. Exactly one field is set, and keep perhaps beside result.
 type outcome struct {
-	result   *task.Result   // publish it, then acknowledge
-	done     bool           // there is a result already: acknowledge
-	lost     bool           // somebody else works on the task: say nothing
-	handBack *time.Duration // to be delivered again after this time
+	result   *task.Result          // publish it, then acknowledge
+	keep     func(context.Context) // then, if the result was the first one: what is remembered of the task
+	done     bool                  // there is a result already: acknowledge
+	lost     bool                  // somebody else works on the task: say nothing
+	handBack *time.Duration        // to be delivered again after this time
 }
 
 func handBack(after time.Duration) outcome { return outcome{handBack: &after} }
@@ -202,13 +203,17 @@ func (r *Runtime) ended(ctx context.Context, a *attempt, d *queue.Delivery, err 
 	if a == nil {
 		return outcome{result: r.bare(d.Task, failure(err))}
 	}
+	var keep func(context.Context)
+	if err == nil {
+		keep = a.leave(ctx)
+	}
 	result, err := a.result(linger, err)
 	if err != nil {
 		a.log.WarnContext(ctx, "answer was not stored, handing the task back", "error", err)
 		return handBack(unavailableDelay)
 	}
 	r.config.Telemetry.CallUnknown(ctx, d.Task.Agent, a.conv.unknown)
-	return outcome{result: result}
+	return outcome{result: result, keep: keep}
 }
 
 // reason is why a task ended: the end of its context explains errors that followed from it.
@@ -243,17 +248,20 @@ func (r *Runtime) conclude(ctx context.Context, d *queue.Delivery, out outcome, 
 	case out.done:
 		err = d.Ack(ctx)
 	default:
-		err = r.publish(ctx, d, out.result, log)
+		err = r.publish(ctx, d, out, log)
 	}
 	if err != nil {
 		log.WarnContext(ctx, "task was not concluded, it will be delivered again", "error", err)
 	}
 }
 
-// publish stores the result and acknowledges the task. A poisoned task is also put aside, for people to look at.
-func (r *Runtime) publish(ctx context.Context, d *queue.Delivery, result *task.Result, log *slog.Logger) error {
+// publish stores the result, acknowledges the task and remembers it. A poisoned task is also put aside, for people to
+// look at.
+func (r *Runtime) publish(ctx context.Context, d *queue.Delivery, out outcome, log *slog.Logger) error {
+	result, won := out.result, false
 	for tries := 1; ; tries++ {
-		won, err := r.config.Queue.PublishResult(ctx, d.Key(), result)
+		var err error
+		won, err = r.config.Queue.PublishResult(ctx, d.Key(), result)
 		if err == nil {
 			r.report(ctx, result, won, log)
 			break
@@ -269,7 +277,11 @@ func (r *Runtime) publish(ctx context.Context, d *queue.Delivery, result *task.R
 	if result.Error != nil && result.Error.Code == task.CodePoison {
 		return d.Term(ctx, result.Error.Error())
 	}
-	return d.Ack(ctx)
+	err := d.Ack(ctx)
+	if won && out.keep != nil {
+		out.keep(ctx)
+	}
+	return err
 }
 
 func (r *Runtime) report(ctx context.Context, result *task.Result, won bool, log *slog.Logger) {

@@ -1,6 +1,7 @@
 package telemetry
 
 import (
+	"cmp"
 	"context"
 	"time"
 
@@ -36,6 +37,7 @@ const (
 	keyTokenType       = attribute.Key("gen_ai.token.type")
 	keyErrorType       = attribute.Key("error.type")
 	keyOutcome         = attribute.Key("ark.outcome")
+	keyBackend         = attribute.Key("ark.memory.backend")
 )
 
 // Ark's own attributes, for spans of runs, steps and tasks.
@@ -54,8 +56,12 @@ const (
 // Usage is what a model call used, in tokens. Cached is part of Input, Reasoning of Output.
 type Usage struct{ Input, Output, Cached, Reasoning int64 }
 
+// Embeddings is the Operation of calls that make vectors.
+const Embeddings = "embeddings"
+
 // Chat describes a model call before it is made.
 type Chat struct {
+	Operation                    string // "chat" if it is empty
 	Provider, Model, Agent, Task string
 	MaxTokens                    int64
 	Temperature, TopP            *float64
@@ -71,12 +77,16 @@ type ChatEnd struct {
 	Message           string
 }
 
-// StartChat starts the span "chat <model>" and its metrics.
+// StartChat starts the span "<operation> <model>" and its metrics.
 func (t *Telemetry) StartChat(ctx context.Context, c Chat) (context.Context, *ChatSpan) {
-	ctx, span := t.Start(ctx, "chat "+c.Model, trace.SpanKindClient,
-		keyOperation.String("chat"), keyProvider.String(c.Provider), keyRequestModel.String(c.Model),
-		keyMaxTokens.Int64(c.MaxTokens), keyAgentName.String(c.Agent), keyConversation.String(c.Task))
+	c.Operation = cmp.Or(c.Operation, "chat")
+	ctx, span := t.Start(ctx, c.Operation+" "+c.Model, trace.SpanKindClient,
+		keyOperation.String(c.Operation), keyProvider.String(c.Provider), keyRequestModel.String(c.Model),
+		keyAgentName.String(c.Agent), keyConversation.String(c.Task))
 	if span.recording() {
+		if c.MaxTokens > 0 {
+			span.Set(keyMaxTokens.Int64(c.MaxTokens))
+		}
 		if c.Temperature != nil {
 			span.Set(keyTemperature.Float64(*c.Temperature))
 		}

@@ -49,7 +49,7 @@ func (t *Telemetry) recordChat(ctx context.Context, c Chat, e ChatEnd, took time
 	if t == nil {
 		return
 	}
-	base := []attribute.KeyValue{keyOperation.String("chat"), keyProvider.String(c.Provider), keyRequestModel.String(c.Model)}
+	base := []attribute.KeyValue{keyOperation.String(c.Operation), keyProvider.String(c.Provider), keyRequestModel.String(c.Model)}
 	duration := base
 	if e.ErrorType != "" {
 		duration = append(slices.Clip(duration), keyErrorType.String(e.ErrorType))
@@ -112,4 +112,42 @@ func (t *Telemetry) BudgetRefused(ctx context.Context, agent string) {
 		return
 	}
 	t.metrics.refusals.Add(ctx, 1, metric.WithAttributes(keyAgentName.String(agent)))
+}
+
+// Memory is the state of what an agent remembers with, as metrics show it. The counts are those since its start.
+type Memory struct {
+	Healthy              bool
+	Operations, Failures int64
+}
+
+// WatchMemory has the state of an agent's memory among the metrics, until the returned function is called.
+func (t *Telemetry) WatchMemory(agent, backend string, state func() Memory) (stop func() error, err error) {
+	if t == nil {
+		return func() error { return nil }, nil
+	}
+	healthy, errHealthy := t.meter.Int64ObservableGauge("ark.memory.healthy",
+		metric.WithDescription("1 while the agent's memory works, 0 from the first failure to the next operation that works"))
+	operations, errOperations := t.meter.Int64ObservableCounter("ark.memory.operations",
+		metric.WithDescription("Operations on the agent's memory, vectors included"))
+	failures, errFailures := t.meter.Int64ObservableCounter("ark.memory.failures",
+		metric.WithDescription("Operations on the agent's memory that failed"))
+	if err := errors.Join(errHealthy, errOperations, errFailures); err != nil {
+		return nil, err
+	}
+	attributes := metric.WithAttributes(keyAgentName.String(agent), keyBackend.String(backend))
+	r, err := t.meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
+		s := state()
+		one := int64(0)
+		if s.Healthy {
+			one = 1
+		}
+		o.ObserveInt64(healthy, one, attributes)
+		o.ObserveInt64(operations, s.Operations, attributes)
+		o.ObserveInt64(failures, s.Failures, attributes)
+		return nil
+	}, healthy, operations, failures)
+	if err != nil {
+		return nil, err
+	}
+	return r.Unregister, nil
 }

@@ -102,6 +102,7 @@ func protocol(getenv func(string) string, signal string) (Protocol, error) {
 // do nothing.
 type Telemetry struct {
 	tracer   trace.Tracer
+	meter    metric.Meter
 	metrics  *instruments
 	contents bool
 	scrape   http.Handler // nil unless metrics are scraped
@@ -129,6 +130,7 @@ func Start(ctx context.Context, c Config) (*Telemetry, error) {
 			meter = provider.Meter(scope)
 		}
 	}
+	t.meter = meter
 	var err error
 	if t.metrics, err = newInstruments(meter); err != nil {
 		return nil, errors.Join(err, t.Shutdown(ctx))

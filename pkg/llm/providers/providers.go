@@ -19,6 +19,8 @@ var (
 	ErrUnknown = errors.New("ark knows the providers openai, anthropic and mock")
 	// ErrNoKey means that the server that is meant, by default the vendor's own, takes no call without a key.
 	ErrNoKey = errors.New("a key is missing")
+	// ErrNoVectors means that the provider has no models that make vectors.
+	ErrNoVectors = errors.New("only openai, what is compatible with it, and mock make vectors")
 )
 
 // Server is a model server.
@@ -68,6 +70,31 @@ func (p *Pool) Get(s Server) (llm.Provider, error) {
 	}
 	p.made[s] = made
 	return made, nil
+}
+
+// Embedder returns what makes vectors on a server. Errors: those of Get, and ErrNoVectors.
+func (p *Pool) Embedder(s Server) (llm.Embedder, error) {
+	made, err := p.Get(s)
+	if err != nil {
+		return nil, err
+	}
+	e, ok := made.(llm.Embedder)
+	if !ok {
+		return nil, fmt.Errorf("provider %s: %w", s.Provider, ErrNoVectors)
+	}
+	return e, nil
+}
+
+// Used says whether a provider of that name was made.
+func (p *Pool) Used(provider string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for s := range p.made {
+		if s.Provider == provider {
+			return true
+		}
+	}
+	return false
 }
 
 func (p *Pool) make(s Server) (llm.Provider, error) {

@@ -1,4 +1,6 @@
-package memory
+// Package services starts the servers that tests need and that others wrote: Redis and PostgreSQL, each test with one, or
+// with a database, of its own. Where they are not installed a test is skipped and says so, unless Required is set.
+package services
 
 import (
 	"bufio"
@@ -23,12 +25,13 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// envRequire makes a test fail that cannot have its server, instead of being skipped.
-const envRequire = "ARK_REQUIRE_SERVICES"
+// Required is the environment variable that makes a test fail that cannot have its server, instead of being skipped.
+const Required = "ARK_REQUIRE_SERVICES"
 
-func missing(t *testing.T, err error) {
+// Missing ends a test whose server cannot be started.
+func Missing(t *testing.T, err error) {
 	t.Helper()
-	if os.Getenv(envRequire) != "" {
+	if os.Getenv(Required) != "" {
 		t.Fatalf("the server of this test cannot be started: %v", err)
 	}
 	t.Skipf("the server of this test cannot be started: %v (.ci/services installs it)", err)
@@ -86,8 +89,8 @@ func (p *process) kill() {
 	<-p.ended
 }
 
-// freePort is a port of 127.0.0.1 that nobody listened on a moment ago.
-func freePort() (int, error) {
+// FreePort is a port of 127.0.0.1 that nobody listened on a moment ago.
+func FreePort() (int, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return 0, err
@@ -101,7 +104,7 @@ func onFreePort(start func(port int) (*process, error)) (*process, int, error) {
 	var err error
 	for range 3 {
 		var port int
-		if port, err = freePort(); err != nil {
+		if port, err = FreePort(); err != nil {
 			return nil, 0, err
 		}
 		var p *process
@@ -112,21 +115,23 @@ func onFreePort(start func(port int) (*process, error)) (*process, int, error) {
 	return nil, 0, err
 }
 
-const redisSecret = "correct-horse-battery"
+// RedisSecret is the password of every Redis.
+const RedisSecret = "correct-horse-battery"
 
-// redisServer is a Redis of one test.
-type redisServer struct {
-	t    *testing.T
+// Redis is a server of one test.
+type Redis struct {
+	tb   *testing.T
 	port int
 	p    *process
 }
 
-func startRedis(t *testing.T) *redisServer {
+// StartRedis starts a server that ends with the test.
+func StartRedis(t *testing.T) *Redis {
 	t.Helper()
 	if _, err := exec.LookPath("redis-server"); err != nil {
-		missing(t, err)
+		Missing(t, err)
 	}
-	s := &redisServer{t: t}
+	s := &Redis{tb: t}
 	p, port, err := onFreePort(func(port int) (*process, error) { return launchRedis(t.TempDir(), port) })
 	require.NoError(t, err)
 	s.p, s.port = p, port
@@ -136,22 +141,27 @@ func startRedis(t *testing.T) *redisServer {
 
 func launchRedis(dir string, port int) (*process, error) {
 	return launch(exec.Command("redis-server", "--port", strconv.Itoa(port), "--bind", "127.0.0.1", "--dir", dir,
-		"--save", "", "--appendonly", "no", "--requirepass", redisSecret), "Ready to accept connections")
+		"--save", "", "--appendonly", "no", "--requirepass", RedisSecret), "Ready to accept connections")
 }
 
-func (s *redisServer) url() string {
-	return fmt.Sprintf("redis://:%s@127.0.0.1:%d/0", redisSecret, s.port)
+// URL is its address, with the password.
+func (s *Redis) URL() string {
+	return fmt.Sprintf("redis://:%s@127.0.0.1:%d/0", RedisSecret, s.port)
 }
 
-// again starts the server on the same port, with nothing in it.
-func (s *redisServer) again() {
-	s.t.Helper()
-	p, err := launchRedis(s.t.TempDir(), s.port)
-	require.NoError(s.t, err)
+// Kill ends the server.
+func (s *Redis) Kill() { s.p.kill() }
+
+// Again starts the server on the same port, with nothing in it.
+func (s *Redis) Again() {
+	s.tb.Helper()
+	p, err := launchRedis(s.tb.TempDir(), s.port)
+	require.NoError(s.tb, err)
 	s.p = p
 }
 
-const postgresSecret = "staple-of-the-tests"
+// PostgresSecret is the password of the user ark.
+const PostgresSecret = "staple-of-the-tests"
 
 // postgresServer is the PostgreSQL of all tests of the package, with a database for each.
 type postgresServer struct {
@@ -160,18 +170,13 @@ type postgresServer struct {
 	p    *process
 }
 
-// postgres starts on first use; TestMain stops it.
+// postgres starts on first use; Stop stops it.
 var postgres = sync.OnceValues(startPostgres)
-
-func TestMain(m *testing.M) {
-	code := m.Run()
-	stopPostgres()
-	os.Exit(code)
-}
 
 var started *postgresServer // by postgres
 
-func stopPostgres() {
+// Stop ends what all tests share; TestMain calls it.
+func Stop() {
 	if started == nil {
 		return
 	}
@@ -235,7 +240,7 @@ func startPostgres() (*postgresServer, error) {
 		return cmd
 	}
 	password := filepath.Join(dir, "password")
-	if err := os.WriteFile(password, []byte(postgresSecret), 0o644); err != nil { //nolint:gosec // another user reads it
+	if err := os.WriteFile(password, []byte(PostgresSecret), 0o644); err != nil { //nolint:gosec // another user reads it
 		return nil, err
 	}
 	data := filepath.Join(dir, "data")
@@ -263,7 +268,7 @@ func (s *postgresServer) run(ctx context.Context, database string, statements ..
 	if err != nil {
 		return err
 	}
-	config.Password = postgresSecret
+	config.Password = PostgresSecret
 	conn, err := pgx.ConnectConfig(ctx, config)
 	if err != nil {
 		return err
@@ -290,12 +295,12 @@ var emulated = []string{
 	`CREATE OPERATOR <=> (LEFTARG = text, RIGHTARG = text, FUNCTION = cosine_distance)`,
 }
 
-// database makes a database with pgvector, or with what stands for it, and returns its endpoint.
-func database(t *testing.T, vectors bool) string {
+// Database makes a database with pgvector, or with what stands for it, and returns its endpoint.
+func Database(t *testing.T, vectors bool) string {
 	t.Helper()
 	s, err := postgres()
 	if err != nil {
-		missing(t, err)
+		Missing(t, err)
 	}
 	name := "test_" + strings.ToLower(rand.Text())
 	require.NoError(t, s.run(t.Context(), "postgres", "CREATE DATABASE "+name))

@@ -10,8 +10,13 @@ VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev
 LDFLAGS  := -s -w -X arkonis.dev/ark/cmd.version=$(VERSION)
 FUZZTIME ?= 20s
 
-# Modules of their own below e2e/: what only tests need stays out of ark's go.mod.
-E2E_MODULES := $(patsubst %/go.mod,%,$(wildcard e2e/*/go.mod))
+# The image: its name, for which platforms, and where its archive goes.
+IMAGE     ?= arkonis.dev/ark:$(VERSION)
+PLATFORMS ?= linux/$(shell go env GOARCH)
+ARCHIVE   ?= dist/ark-image.tar
+
+# Modules of their own: what only tests and images need stays out of ark's go.mod.
+MODULES := $(patsubst %/go.mod,%,$(wildcard e2e/*/go.mod deploy/*/go.mod))
 
 .PHONY: help
 help: ## Print this list.
@@ -21,10 +26,14 @@ help: ## Print this list.
 build: ## Build bin/ark.
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ark .
 
+.PHONY: image
+image: ## Build the image as an OCI archive, for PLATFORMS; needs no container daemon.
+	go -C deploy/image run . build -version '$(VERSION)' -name '$(IMAGE)' -platforms '$(PLATFORMS)' -o '$(abspath $(ARCHIVE))'
+
 .PHONY: test
 test: ## Run all tests.
 	go test -timeout 30m ./...
-	@set -e; for m in $(E2E_MODULES); do echo "go test ./... in $$m"; (cd $$m && go test -timeout 30m ./...); done
+	@set -e; for m in $(MODULES); do echo "go test ./... in $$m"; (cd $$m && go test -timeout 30m ./...); done
 
 .PHONY: race
 race: ## Run all tests of ark's own module under the race detector.
@@ -33,7 +42,7 @@ race: ## Run all tests of ark's own module under the race detector.
 .PHONY: lint
 lint: ## Run the linters; borders between packages are among them.
 	go run $(GOLANGCI_LINT) run ./...
-	@set -e; for m in $(E2E_MODULES); do echo "go vet ./... in $$m"; (cd $$m && go vet ./...); done
+	@set -e; for m in $(MODULES); do echo "go vet ./... in $$m"; (cd $$m && go vet ./...); done
 
 .PHONY: vuln
 vuln: ## Check dependencies against the Go vulnerability database (needs the network).

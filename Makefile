@@ -53,9 +53,11 @@ fmt: ## Format the code.
 	go run $(GOLANGCI_LINT) fmt ./...
 
 .PHONY: generate
-generate: ## Generate deep copies, CRDs and their schemas from pkg/apis.
+generate: ## Generate deep copies, CRDs and their schemas from pkg/apis, and the plain manifests from the chart.
 	go run $(CONTROLLER_GEN) object crd paths=./pkg/apis/v1alpha1 output:crd:dir=crds
 	go run ./pkg/apis/crdfinish crds pkg/apis/v1alpha1/zz_generated.schema.go
+	rm -rf deploy/chart/files/crds && cp -r crds deploy/chart/files/crds
+	go -C e2e/chart run ./generate ../../deploy/chart ../../deploy/manifests
 
 .PHONY: verify
 verify: ## Fail when generated files or go.mod differ from what is committed.
@@ -66,6 +68,9 @@ verify: ## Fail when generated files or go.mod differ from what is committed.
 	diff -u pkg/apis/v1alpha1/zz_generated.deepcopy.go $$tmp/deepcopy/zz_generated.deepcopy.go && \
 	diff -u pkg/apis/v1alpha1/zz_generated.schema.go $$tmp/zz_generated.schema.go && \
 	diff -ru crds $$tmp/crds && \
+	diff -ru crds deploy/chart/files/crds && \
+	go -C e2e/chart run ./generate ../../deploy/chart $$tmp/manifests && \
+	diff -ru deploy/manifests $$tmp/manifests && \
 	go mod tidy -diff && echo "generated files are up to date"
 
 .PHONY: fuzz

@@ -16,7 +16,7 @@ PLATFORMS ?= linux/$(shell go env GOARCH)
 ARCHIVE   ?= dist/ark-image.tar
 
 # Modules of their own: what only tests and images need stays out of ark's go.mod.
-MODULES := $(patsubst %/go.mod,%,$(wildcard e2e/*/go.mod deploy/*/go.mod))
+MODULES := $(patsubst %/go.mod,%,$(wildcard e2e/*/go.mod))
 
 .PHONY: help
 help: ## Print this list.
@@ -28,7 +28,7 @@ build: ## Build bin/ark.
 
 .PHONY: image
 image: ## Build the image as an OCI archive, for PLATFORMS; needs no container daemon.
-	go -C deploy/image run . build -version '$(VERSION)' -name '$(IMAGE)' -platforms '$(PLATFORMS)' -o '$(abspath $(ARCHIVE))'
+	go -C e2e/image run . build -version '$(VERSION)' -name '$(IMAGE)' -platforms '$(PLATFORMS)' -o '$(abspath $(ARCHIVE))'
 
 .PHONY: test
 test: ## Run all tests.

@@ -1,4 +1,4 @@
-module arkonis.dev/ark/deploy/image
+module arkonis.dev/ark/e2e/image
 
 go 1.26.8
 

@@ -78,7 +78,7 @@ func (f *runtimeFlags) run(ctx context.Context, s *streams) error {
 	if err := adoptPrefixed("OTEL_"); err != nil {
 		return err
 	}
-	tel, wrong := startScraped(ctx)
+	tel, wrong := startScraped(ctx, "ark runtime")
 	defer stopTelemetry(context.WithoutCancel(ctx), tel)
 	hostname, err := os.Hostname()
 	if err != nil {
@@ -96,12 +96,12 @@ func (f *runtimeFlags) run(ctx context.Context, s *streams) error {
 }
 
 // startScraped starts telemetry with metrics that are scraped.
-func startScraped(ctx context.Context) (*telemetry.Telemetry, error) {
+func startScraped(ctx context.Context, service string) (*telemetry.Telemetry, error) {
 	c, err := telemetry.ConfigFromEnv(os.Getenv)
 	if err != nil {
 		return nil, err
 	}
-	c.Service, c.Version, c.Scrape = "ark runtime", version, true
+	c.Service, c.Version, c.Scrape = service, version, true
 	return telemetry.Start(ctx, c)
 }
 

@@ -38,6 +38,7 @@ const (
 	keyErrorType       = attribute.Key("error.type")
 	keyOutcome         = attribute.Key("ark.outcome")
 	keyBackend         = attribute.Key("ark.memory.backend")
+	keyController      = attribute.Key("ark.controller")
 )
 
 // Ark's own attributes, for spans of runs, steps and tasks.

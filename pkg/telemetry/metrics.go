@@ -20,11 +20,12 @@ type instruments struct {
 	unknownCalls metric.Int64Counter
 	refusals     metric.Int64Counter
 	takeOvers    metric.Int64Counter
+	reconcile    metric.Float64Histogram
 }
 
 func newInstruments(m metric.Meter) (*instruments, error) {
 	var i instruments
-	var errs [8]error
+	var errs [9]error
 	seconds := metric.WithUnit("s")
 	i.chatDuration, errs[0] = m.Float64Histogram("gen_ai.client.operation.duration", seconds,
 		metric.WithDescription("Duration of model calls"),
@@ -42,6 +43,8 @@ func newInstruments(m metric.Meter) (*instruments, error) {
 	i.refusals, errs[6] = m.Int64Counter("ark.budget.refused", metric.WithDescription("Model calls that a budget refused"))
 	i.takeOvers, errs[7] = m.Int64Counter("ark.task.take_overs",
 		metric.WithDescription("Tasks taken over from another pod or an earlier life"))
+	i.reconcile, errs[8] = m.Float64Histogram("ark.controller.reconcile.duration", seconds,
+		metric.WithDescription("Duration of reconciles"))
 	return &i, errors.Join(errs[:]...)
 }
 
@@ -150,4 +153,16 @@ func (t *Telemetry) WatchMemory(agent, backend string, state func() Memory) (sto
 		return nil, err
 	}
 	return r.Unregister, nil
+}
+
+// Reconciled records a reconcile of a controller.
+func (t *Telemetry) Reconciled(ctx context.Context, controller string, took time.Duration, err error) {
+	if t == nil {
+		return
+	}
+	attributes := []attribute.KeyValue{keyController.String(controller)}
+	if err != nil {
+		attributes = append(attributes, keyErrorType.String("reconcile"))
+	}
+	t.metrics.reconcile.Record(ctx, took.Seconds(), metric.WithAttributes(attributes...))
 }

@@ -1,0 +1,188 @@
+package kube
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/tools/cache"
+
+	v1alpha1 "arkonis.dev/ark/pkg/apis/v1alpha1"
+)
+
+// Cache is every kind that the operator watches. Of Secrets and ConfigMaps it has the metadata; of the kinds of
+// Kubernetes that ark itself makes, only those that carry ark's label.
+type Cache struct {
+	Agents     *Informer[*v1alpha1.ArkAgent]
+	Teams      *Informer[*v1alpha1.ArkTeam]
+	Runs       *Informer[*v1alpha1.ArkRun]
+	Events     *Informer[*v1alpha1.ArkEvent]
+	Services   *Informer[*v1alpha1.ArkService]
+	Memories   *Informer[*v1alpha1.ArkMemory]
+	Settings   *Informer[*v1alpha1.ArkSettings]
+	Notifies   *Informer[*v1alpha1.ArkNotify]
+	Registries *Informer[*v1alpha1.ArkRegistry]
+
+	Secrets    *Informer[*metav1.PartialObjectMetadata]
+	ConfigMaps *Informer[*metav1.PartialObjectMetadata]
+
+	Deployments     *Informer[*appsv1.Deployment]
+	Pods            *Informer[*corev1.Pod]
+	CoreServices    *Informer[*corev1.Service]
+	EndpointSlices  *Informer[*discoveryv1.EndpointSlice]
+	NetworkPolicies *Informer[*networkingv1.NetworkPolicy]
+
+	running []runner
+}
+
+type runner interface {
+	run(ctx context.Context, log *slog.Logger)
+	synced() []cache.InformerSynced
+	name() string
+}
+
+// lister is what all typed clients have.
+type lister[L runtime.Object] interface {
+	List(ctx context.Context, opts metav1.ListOptions) (L, error)
+	Watch(ctx context.Context, opts metav1.ListOptions) (watch.Interface, error)
+}
+
+// from makes a source of a typed client; selector may be empty.
+func from[L runtime.Object](selector string, of func(namespace string) lister[L]) func(string) source {
+	return func(namespace string) source {
+		c := of(namespace)
+		return source{
+			list: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+				o.LabelSelector = selector
+				return c.List(ctx, o)
+			},
+			watch: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+				o.LabelSelector = selector
+				return c.Watch(ctx, o)
+			},
+		}
+	}
+}
+
+// NewCache makes the informers of some namespaces, or of all when none is named. They start with Run.
+func NewCache(c *Clients, namespaces []string) (*Cache, error) {
+	k := &Cache{}
+	own := v1alpha1.LabelManagedBy + "=" + v1alpha1.ManagedBy
+	secrets := schema.GroupVersionResource{Version: "v1", Resource: "secrets"}
+	configMaps := schema.GroupVersionResource{Version: "v1", Resource: "configmaps"}
+	errs := []error{
+		add(k, &k.Agents, "ArkAgent", namespaces, "", &v1alpha1.ArkAgent{}, nil, func(ns string) lister[*v1alpha1.ArkAgentList] { return c.Agents(ns) }),
+		add(k, &k.Teams, "ArkTeam", namespaces, "", &v1alpha1.ArkTeam{}, nil, func(ns string) lister[*v1alpha1.ArkTeamList] { return c.Teams(ns) }),
+		add(k, &k.Runs, "ArkRun", namespaces, "", &v1alpha1.ArkRun{}, slimRun, func(ns string) lister[*v1alpha1.ArkRunList] { return c.Runs(ns) }),
+		add(k, &k.Events, "ArkEvent", namespaces, "", &v1alpha1.ArkEvent{}, nil, func(ns string) lister[*v1alpha1.ArkEventList] { return c.Events(ns) }),
+		add(k, &k.Services, "ArkService", namespaces, "", &v1alpha1.ArkService{}, nil, func(ns string) lister[*v1alpha1.ArkServiceList] { return c.Services(ns) }),
+		add(k, &k.Memories, "ArkMemory", namespaces, "", &v1alpha1.ArkMemory{}, nil, func(ns string) lister[*v1alpha1.ArkMemoryList] { return c.Memories(ns) }),
+		add(k, &k.Settings, "ArkSettings", namespaces, "", &v1alpha1.ArkSettings{}, nil, func(ns string) lister[*v1alpha1.ArkSettingsList] { return c.Settings(ns) }),
+		add(k, &k.Notifies, "ArkNotify", namespaces, "", &v1alpha1.ArkNotify{}, nil, func(ns string) lister[*v1alpha1.ArkNotifyList] { return c.Notifies(ns) }),
+		add(k, &k.Registries, "ArkRegistry", namespaces, "", &v1alpha1.ArkRegistry{}, nil, func(ns string) lister[*v1alpha1.ArkRegistryList] { return c.Registries(ns) }),
+
+		add(k, &k.Secrets, "Secret", namespaces, "", &metav1.PartialObjectMetadata{}, slimMetadata, func(ns string) lister[*metav1.PartialObjectMetadataList] {
+			return c.Metadata.Resource(secrets).Namespace(ns)
+		}),
+		add(k, &k.ConfigMaps, "ConfigMap", namespaces, "", &metav1.PartialObjectMetadata{}, slimMetadata, func(ns string) lister[*metav1.PartialObjectMetadataList] {
+			return c.Metadata.Resource(configMaps).Namespace(ns)
+		}),
+
+		add(k, &k.Deployments, "Deployment", namespaces, own, &appsv1.Deployment{}, nil, func(ns string) lister[*appsv1.DeploymentList] { return c.Core.AppsV1().Deployments(ns) }),
+		add(k, &k.Pods, "Pod", namespaces, own, &corev1.Pod{}, slimPod, func(ns string) lister[*corev1.PodList] { return c.Core.CoreV1().Pods(ns) }),
+		add(k, &k.CoreServices, "Service", namespaces, own, &corev1.Service{}, nil, func(ns string) lister[*corev1.ServiceList] { return c.Core.CoreV1().Services(ns) }),
+		add(k, &k.EndpointSlices, "EndpointSlice", namespaces, own, &discoveryv1.EndpointSlice{}, nil, func(ns string) lister[*discoveryv1.EndpointSliceList] {
+			return c.Core.DiscoveryV1().EndpointSlices(ns)
+		}),
+		add(k, &k.NetworkPolicies, "NetworkPolicy", namespaces, own, &networkingv1.NetworkPolicy{}, nil, func(ns string) lister[*networkingv1.NetworkPolicyList] {
+			return c.Core.NetworkingV1().NetworkPolicies(ns)
+		}),
+	}
+	for _, err := range errs {
+		if err != nil {
+			return nil, err
+		}
+	}
+	return k, nil
+}
+
+func add[T Object, L runtime.Object](k *Cache, to **Informer[T], kind string, namespaces []string, selector string, example T, slim func(T), of func(string) lister[L]) error {
+	i, err := newInformer(kind, namespaces, example, from(selector, of), slim)
+	if err != nil {
+		return err
+	}
+	*to = i
+	k.running = append(k.running, i)
+	return nil
+}
+
+// Run watches until the context ends. synced is called once, when everything that is there has been seen; when the
+// context ends before, it is not called.
+func (k *Cache) Run(ctx context.Context, log *slog.Logger, synced func()) {
+	var group sync.WaitGroup
+	var all []cache.InformerSynced
+	for _, r := range k.running {
+		group.Go(func() { r.run(ctx, log) })
+		all = append(all, r.synced()...)
+	}
+	if cache.WaitForCacheSync(ctx.Done(), all...) {
+		synced()
+	}
+	group.Wait()
+}
+
+// Unsynced names the kinds that were not seen whole yet.
+func (k *Cache) Unsynced() []string {
+	var kinds []string
+	for _, r := range k.running {
+		for _, s := range r.synced() {
+			if !s() {
+				kinds = append(kinds, r.name())
+				break
+			}
+		}
+	}
+	return kinds
+}
+
+// slimMetadata keeps what tells a version from another one.
+func slimMetadata(o *metav1.PartialObjectMetadata) {
+	o.Annotations = nil
+}
+
+// slimPod keeps what says which agent a pod is of and how it is.
+func slimPod(p *corev1.Pod) {
+	p.Annotations = nil
+	spec := corev1.PodSpec{NodeName: p.Spec.NodeName}
+	for _, c := range p.Spec.Containers {
+		spec.Containers = append(spec.Containers, corev1.Container{Name: c.Name, Image: c.Image})
+	}
+	p.Spec = spec
+}
+
+// slimRun keeps of a run that has ended what a list shows and what decides when it is removed.
+func slimRun(r *v1alpha1.ArkRun) {
+	if !r.Status.Phase.Terminal() {
+		return
+	}
+	r.Annotations = nil
+	r.Spec = v1alpha1.ArkRunSpec{TeamRef: r.Spec.TeamRef, AgentRef: r.Spec.AgentRef, Trigger: r.Spec.Trigger}
+	r.Status = v1alpha1.ArkRunStatus{
+		ObservedGeneration: r.Status.ObservedGeneration, Phase: r.Status.Phase, Conditions: r.Status.Conditions,
+		StartTime: r.Status.StartTime, CompletionTime: r.Status.CompletionTime, TotalTokenUsage: r.Status.TotalTokenUsage,
+	}
+}
+
+// Describe is how messages name an object.
+func Describe(kind, namespace, name string) string {
+	return fmt.Sprintf("%s %s/%s", kind, namespace, name)
+}

@@ -1,0 +1,43 @@
+package operator
+
+import (
+	v1alpha1 "arkonis.dev/ark/pkg/apis/v1alpha1"
+	"arkonis.dev/ark/pkg/task"
+	"arkonis.dev/ark/pkg/work"
+)
+
+// dailyWindow is the length of a daily budget's window, in seconds.
+const dailyWindow = 24 * 60 * 60
+
+func (o *Operator) workConfig() work.Config {
+	return work.Config{Daily: o.daily, Retries: o.retries, Logger: o.log, Telemetry: o.cfg.Telemetry}
+}
+
+// daily are the rolling budgets of an agent and of the team that it works for: that of the run, or for what belongs to
+// no run its own.
+func (o *Operator) daily(namespace, agent, team string) []task.Budget {
+	var budgets []task.Budget
+	if a, ok := o.cache.Agents.Get(namespace, agent); ok {
+		if l := a.Spec.Limits; l != nil && l.MaxDailyTokens > 0 {
+			budgets = append(budgets, task.Budget{Scope: "agent." + agent, Limit: l.MaxDailyTokens, Window: dailyWindow})
+		}
+		if team == "" {
+			team = a.Labels[v1alpha1.LabelTeam]
+		}
+	}
+	if t, ok := o.cache.Teams.Get(namespace, team); ok && team != "" {
+		if l := t.Spec.Limits; l != nil && l.MaxDailyTokens > 0 {
+			budgets = append(budgets, task.Budget{Scope: "team." + team, Limit: l.MaxDailyTokens, Window: dailyWindow})
+		}
+	}
+	return budgets
+}
+
+// retries is how often a task of an agent is taken over after a crash.
+func (o *Operator) retries(namespace, agent string) int {
+	a, ok := o.cache.Agents.Get(namespace, agent)
+	if !ok || a.Spec.Limits == nil || a.Spec.Limits.Retries == nil {
+		return work.DefaultRetries
+	}
+	return int(*a.Spec.Limits.Retries)
+}

@@ -39,7 +39,6 @@ type applied struct {
 	hash       [sha256.Size]byte
 	uid        types.UID
 	generation int64
-	labels     bool
 }
 
 // NewApplier makes an Applier that remembers nothing.
@@ -86,7 +85,7 @@ func (a *Applier) asApplied(id string, hash [sha256.Size]byte, live, want metav1
 	switch {
 	case !ok || last.hash != hash || last.uid != live.GetUID():
 		return false
-	case last.generation != live.GetGeneration() && live.GetGeneration() > last.generation:
+	case live.GetGeneration() > last.generation: // somebody has changed it; a cache that is behind has a lower one
 		return false
 	default:
 		return holds(live.GetLabels(), want.GetLabels()) && holds(live.GetAnnotations(), want.GetAnnotations())

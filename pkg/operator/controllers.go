@@ -15,9 +15,3 @@ type AgentsConfig struct {
 	// Env is added to every agent's environment; the agent's own entries win.
 	Env []corev1.EnvVar
 }
-
-// makeControllers makes the controllers and has them hear of changes. It is called before the cache runs.
-func (o *Operator) makeControllers() error {
-	o.controllers = nil
-	return nil
-}

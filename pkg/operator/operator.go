@@ -13,7 +13,6 @@ import (
 	"log/slog"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -113,9 +112,6 @@ func (o *Operator) Run(ctx context.Context) error {
 	if o.service, err = work.NewService(o.queue.Queue, o.queue.conn, o.workConfig()); err != nil {
 		return fmt.Errorf("operator: %w", err)
 	}
-	if err := o.makeControllers(); err != nil {
-		return fmt.Errorf("operator: %w", err)
-	}
 	return o.work(ctx)
 }
 
@@ -163,11 +159,6 @@ func (o *Operator) control(ctx context.Context) {
 		group.Go(func() { c.Run(ctx) })
 	}
 	group.Wait()
-}
-
-// observed hears of reconciles for the metrics.
-func (o *Operator) observed(ctx context.Context, name string, took time.Duration, err error) {
-	o.cfg.Telemetry.Reconciled(ctx, name, took, err)
 }
 
 // Ready is nil when the operator works, or says what it waits for.

@@ -70,7 +70,7 @@ func openQueue(ctx context.Context, cfg *Config) (*queueParts, error) {
 func connectQueue(ctx context.Context, c QueueConfig, log *slog.Logger) (*queueParts, error) {
 	const name = "ark operator"
 	if c.URL != "" {
-		conn, err := queue.Connect(c.URL, c.Credentials, name, log)
+		conn, err := queue.Connect(queue.Address{URL: c.URL, Credentials: c.Credentials}, name, log)
 		if err != nil {
 			return nil, err
 		}

@@ -9,6 +9,7 @@ GOVULNCHECK    := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS  := -s -w -X arkonis.dev/ark/cmd.version=$(VERSION)
 FUZZTIME ?= 20s
+NODES    ?= 2
 
 # The image: its name, for which platforms, and where its archive goes.
 IMAGE     ?= arkonis.dev/ark:$(VERSION)
@@ -20,7 +21,7 @@ MODULES := $(patsubst %/go.mod,%,$(wildcard e2e/*/go.mod))
 
 .PHONY: help
 help: ## Print this list.
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## Build bin/ark.
@@ -31,7 +32,7 @@ image: ## Build the image as an OCI archive, for PLATFORMS; needs no container d
 	go -C e2e/image run . build -version '$(VERSION)' -name '$(IMAGE)' -platforms '$(PLATFORMS)' -o '$(abspath $(ARCHIVE))'
 
 .PHONY: test
-test: ## Run all tests.
+test: cluster-build ## Run all tests; those of clusters are skipped where nodes cannot run.
 	go test -timeout 30m ./...
 	@set -e; for m in $(MODULES); do echo "go test ./... in $$m"; (cd $$m && go test -timeout 30m ./...); done
 
@@ -43,6 +44,18 @@ race: ## Run all tests of ark's own module under the race detector.
 lint: ## Run the linters; borders between packages are among them.
 	go run $(GOLANGCI_LINT) run ./...
 	@set -e; for m in $(MODULES); do echo "go vet ./... in $$m"; (cd $$m && go vet ./...); done
+
+.PHONY: cluster-build
+cluster-build: ## Build what test clusters consist of, once, into the user's cache (15 minutes on two cores).
+	@go run ./e2e/cluster/ctl build
+
+.PHONY: cluster
+cluster: ## Start a cluster (NODES=2) that stays, and print its kubeconfig; needs Linux and root.
+	@go run ./e2e/cluster/ctl up -nodes $(NODES)
+
+.PHONY: cluster-down
+cluster-down: ## End the cluster that `make cluster` started.
+	@go run ./e2e/cluster/ctl down
 
 .PHONY: vuln
 vuln: ## Check dependencies against the Go vulnerability database (needs the network).

@@ -65,7 +65,7 @@ func TestServer(t *testing.T) {
 	t.Run("admits by Pod Security", func(t *testing.T) { admits(t, server) })
 	t.Run("proxies to an extension server in the test", func(t *testing.T) { extends(t, server) })
 	t.Run("kubectl", func(t *testing.T) {
-		out, err := exec.Command(server.Kubectl(), "--kubeconfig", server.Kubeconfig(), "get", "namespaces", "-o", "name").CombinedOutput()
+		out, err := exec.Command(server.Kubectl(), "--kubeconfig", server.Kubeconfig(), "--cache-dir", t.TempDir(), "get", "namespaces", "-o", "name").CombinedOutput()
 		require.NoError(t, err, string(out))
 		require.Contains(t, string(out), "namespace/default\n")
 	})

@@ -122,7 +122,7 @@ func (a *Agent) listen(ctx context.Context) (net.Listener, error) {
 
 func (a *Agent) work(ctx context.Context) error {
 	defer a.outfit.network.Close()
-	nc, err := queue.Connect(queue.Address{URL: a.env.NATSURL, Credentials: a.env.NATSCreds}, "ark runtime "+a.env.Namespace+"/"+a.env.Name+" "+a.env.Pod, a.log)
+	nc, err := queue.Connect(queue.Address{URL: a.env.NATSURL, Credentials: a.env.NATSCreds, CA: a.env.NATSCA}, "ark runtime "+a.env.Namespace+"/"+a.env.Name+" "+a.env.Pod, a.log)
 	if err != nil {
 		return fmt.Errorf("%s: %w", environ.NATSURL, err)
 	}

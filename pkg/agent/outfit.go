@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -89,7 +90,7 @@ func (o *outfit) webhooks(env *environ.Agent) (set *tools.Set, faults []string) 
 	for i := range env.WebhookTools {
 		t := &env.WebhookTools[i]
 		w, err := tools.NewWebhook(tools.WebhookConfig{
-			Name: t.Name, Description: t.Description, URL: t.URL, Method: t.Method, Headers: headers(t.Headers),
+			Name: t.Name, Description: t.Description, URL: t.URL, Method: t.Method, Headers: fixed(t.Headers), HeaderFiles: inFiles(t.Headers),
 			InputSchema: json.RawMessage(t.InputSchema), Timeout: t.Timeout(), Idempotent: t.Idempotent,
 		}, o.network)
 		if err == nil {
@@ -119,6 +120,12 @@ func (o *outfit) toolServers(env *environ.Agent, variables []string) (faults []s
 				faults = append(faults, fmt.Sprintf("%s: %s", environ.MCPServers, oneLine(line)))
 			}
 		}
+		for _, p := range env.MCPPolicies {
+			policy := mcp.Policy{From: cmp.Or(p.From, environ.MCPPolicies), Allowlist: p.Allowlist, RequireAuth: p.RequireAuth}
+			for _, reason := range policy.Refuse(c, env.MCPServers[i].Auth != nil) {
+				faults = append(faults, fmt.Sprintf("%s: mcp server %q: %s", environ.MCPServers, c.Name, oneLine(reason)))
+			}
+		}
 		if names[c.Name] {
 			faults = append(faults, fmt.Sprintf("%s: mcp server %q stands twice: give each server a name of its own", environ.MCPServers, c.Name))
 		}
@@ -131,7 +138,7 @@ func (o *outfit) toolServers(env *environ.Agent, variables []string) (faults []s
 func server(s *environ.MCPServer, public []string) mcp.Config {
 	c := mcp.Config{
 		Name: s.Name, URL: s.URL, Command: s.Command, Args: s.Args, Transport: mcp.Transport(s.Transport),
-		Headers: headers(s.Headers), Guidance: s.Guidance, Required: s.Required, Idempotent: s.Idempotent,
+		Headers: fixed(s.Headers), HeaderFiles: inFiles(s.Headers), Guidance: s.Guidance, Required: s.Required, Idempotent: s.Idempotent,
 	}
 	if s.Command != "" {
 		c.Env = public
@@ -146,13 +153,23 @@ func server(s *environ.MCPServer, public []string) mcp.Config {
 	return c
 }
 
-func headers(all []environ.Header) map[string]string {
-	if len(all) == 0 {
-		return nil
-	}
-	out := make(map[string]string, len(all))
+// fixed are the headers whose values do not change, inFiles the files of the others.
+func fixed(all []environ.Header) map[string]string {
+	out := map[string]string{}
 	for _, h := range all {
-		out[h.Name] = h.Value
+		if h.File == "" {
+			out[h.Name] = h.Value
+		}
+	}
+	return out
+}
+
+func inFiles(all []environ.Header) map[string]string {
+	out := map[string]string{}
+	for _, h := range all {
+		if h.File != "" {
+			out[h.Name] = h.File
+		}
 	}
 	return out
 }

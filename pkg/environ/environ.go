@@ -28,6 +28,7 @@ const (
 
 	MCPServers   = "MCP_SERVERS"   // JSON: a list of MCPServer
 	WebhookTools = "WEBHOOK_TOOLS" // JSON: a list of WebhookTool
+	MCPPolicies  = "MCP_POLICIES"  // JSON: a list of MCPPolicy; a server that one of them refuses ends the process at start
 	// ToolsAllowLinkLocal lets tools connect to link-local and metadata addresses, ToolsDenyPrivate forbids them private
 	// and loopback ones.
 	ToolsAllowLinkLocal = "TOOLS_ALLOW_LINK_LOCAL"
@@ -57,7 +58,8 @@ const (
 	ProbeFailureThreshold = "PROBE_FAILURE_THRESHOLD"
 
 	NATSURL   = "NATS_URL"
-	NATSCreds = "NATS_CREDS" // a file
+	NATSCreds = "NATS_CREDS" // a file with a user's JWT and seed, read anew whenever a connection is made
+	NATSCA    = "NATS_CA"    // a file with the authorities of the server's certificate; TLS is a must then
 
 	OpenAIKey        = "OPENAI_API_KEY"
 	OpenAIBaseURL    = "OPENAI_BASE_URL"
@@ -101,6 +103,7 @@ type Agent struct {
 	Temperature, TopP *float64
 
 	MCPServers     []MCPServer
+	MCPPolicies    []MCPPolicy
 	WebhookTools   []WebhookTool
 	AllowLinkLocal bool
 	DenyPrivate    bool
@@ -116,7 +119,7 @@ type Agent struct {
 
 	Memory *Memory // nil: none
 
-	NATSURL, NATSCreds string
+	NATSURL, NATSCreds, NATSCA string
 
 	OpenAI, Anthropic Server
 }
@@ -172,11 +175,12 @@ func Read(s Source) (a *Agent, faults []string) {
 		Retries:            r.count(MaxRetries, maxRetries),
 		WaitForBudget:      r.choice(OnBudgetExceeded, "Fail", "Wait") == "Wait",
 		Probe:              r.probe(),
-		NATSURL:            r.natsURL(), NATSCreds: r.file(NATSCreds),
+		NATSURL:            r.natsURL(), NATSCreds: r.file(NATSCreds), NATSCA: r.file(NATSCA),
 		OpenAI:    Server{Key: r.text(OpenAIKey), BaseURL: r.text(OpenAIBaseURL)},
 		Anthropic: Server{Key: r.text(AnthropicKey), BaseURL: r.text(AnthropicBaseURL)},
 	}
 	a.MCPServers = r.mcpServers()
+	r.json(MCPPolicies, `it must be a JSON list such as [{"from":"ArkSettings strict","allowlist":["https://tools.example.com/"],"requireAuth":true}]`, &a.MCPPolicies)
 	a.WebhookTools = r.webhookTools()
 	a.Memory = r.memory()
 	return a, r.faults

@@ -50,7 +50,7 @@ func TestAll(t *testing.T) {
 		"POD_NAME": "writer-0", "PROVIDER": "anthropic", "SYSTEM_PROMPT": "ignored", "SYSTEM_PROMPT_PATH": "/prompt", "OUTPUT_FORMAT": "plain",
 		"TEMPERATURE": "0", "TOP_P": " 0.5 ", "MAX_TOKENS_PER_CALL": "100", "MAX_CONCURRENT_TASKS": "7", "TASK_TIMEOUT_SECONDS": "30",
 		"MAX_TURNS": "9", "MAX_RETRIES": "2", "ON_BUDGET_EXCEEDED": "Wait", "VALIDATOR_PROMPT": "well?", "PROBE_EXPECT": "YES",
-		"PROBE_INTERVAL_SECONDS": "5", "PROBE_TIMEOUT_SECONDS": "6", "PROBE_FAILURE_THRESHOLD": "2", "NATS_CREDS": "/nats.creds",
+		"PROBE_INTERVAL_SECONDS": "5", "PROBE_TIMEOUT_SECONDS": "6", "PROBE_FAILURE_THRESHOLD": "2", "NATS_CREDS": "/nats.creds", "AGENT_NATS_CA": "/crt",
 		"OPENAI_API_KEY": "k1", "OPENAI_BASE_URL": "http://models/v1", "ANTHROPIC_API_KEY": "k2", "ANTHROPIC_BASE_URL": "http://claude",
 		"TOOLS_ALLOW_LINK_LOCAL": "true", "TOOLS_DENY_PRIVATE": "false", "SEARCH_KEY": "s-1",
 		"MCP_SERVERS": `[{"name":"search","url":"http://search/mcp","transport":"sse","headers":[{"name":"X-Key","env":"SEARCH_KEY"},{"name":"X","value":"v"}],
@@ -65,7 +65,7 @@ func TestAll(t *testing.T) {
 		Temperature: &zero, TopP: &half, AllowLinkLocal: true, MaxTokensPerCall: 100, MaxConcurrentTasks: 7, Timeout: 30 * time.Second, MaxTurns: 9,
 		Retries: &two, WaitForBudget: true,
 		Probe:   &environ.Probe{Prompt: "well?", Expect: "YES", Interval: 5 * time.Second, Timeout: 6 * time.Second, FailureThreshold: 2},
-		NATSURL: "nats://127.0.0.1:4222", NATSCreds: "/nats.creds",
+		NATSURL: "nats://127.0.0.1:4222", NATSCreds: "/nats.creds", NATSCA: "/crt",
 		OpenAI: environ.Server{Key: "k1", BaseURL: "http://models/v1"}, Anthropic: environ.Server{Key: "k2", BaseURL: "http://claude"},
 		MCPServers: []environ.MCPServer{
 			{
@@ -135,6 +135,7 @@ func TestFaults(t *testing.T) {
 		{"TOOLS_DENY_PRIVATE", "yes", `TOOLS_DENY_PRIVATE is "yes": it must be one of false, true`},
 		{"SYSTEM_PROMPT_PATH", "/none", `SYSTEM_PROMPT_PATH is "/none": it must be a file that can be read: open /none: no such file`},
 		{"NATS_CREDS", "/none", `NATS_CREDS is "/none": it must be a file that can be read: open /none: no such file`},
+		{"NATS_CA", "/none", `NATS_CA is "/none": it must be a file that can be read: open /none: no such file`},
 		{"NATS_URL", "http://me:secret@x", `NATS_URL is "http://***@x": it must be the address of a NATS server, such as nats://ark.ark-system:4222, or several with commas between them`},
 		{"NATS_URL", "", `NATS_URL is not set: it must be the address of a NATS server, such as nats://ark.ark-system:4222, or several with commas between them`},
 		{"MCP_SERVERS", "{}", `MCP_SERVERS is "{}": it must be a JSON list such as [{"name":"search","url":"http://search/mcp"}]; json: cannot unmarshal object into Go value of type []environ.MCPServer`},

@@ -91,7 +91,7 @@ func (e *equipment) toolServers(a *agent) (servers []toolServer, problems []stri
 	for i := range a.spec.MCPServers {
 		m := &a.spec.MCPServers[i]
 		s, wrong := e.toolServer(a, m)
-		wrong = append(wrong, e.refused(a, m)...)
+		wrong = append(wrong, e.refused(a, s.config, m.Auth != nil)...)
 		if err := s.config.Validate(); err != nil && len(wrong) == 0 {
 			wrong = append(wrong, err.Error())
 		}
@@ -146,20 +146,13 @@ func (e *equipment) toolServer(a *agent, m *v1alpha1.MCPServer) (s toolServer, p
 }
 
 // refused says which of the agent's settings forbid a server.
-func (e *equipment) refused(a *agent, m *v1alpha1.MCPServer) []string {
+func (e *equipment) refused(a *agent, c mcp.Config, auth bool) []string {
 	var problems []string
 	for _, name := range settingsOf(&a.spec.AgentTemplate) {
-		settings := e.catalog.settings[name]
-		if settings == nil || settings.Spec.Security == nil || m.Command != "" {
-			continue
-		}
-		s := settings.Spec.Security
-		begins := func(prefix string) bool { return strings.HasPrefix(m.URL, prefix) }
-		if len(s.MCPAllowlist) > 0 && !slices.ContainsFunc(s.MCPAllowlist, begins) {
-			problems = append(problems, fmt.Sprintf("ArkSettings %s allows only URLs that begin with %s", name, strings.Join(s.MCPAllowlist, " or ")))
-		}
-		if s.RequireMCPAuth && m.Auth == nil {
-			problems = append(problems, fmt.Sprintf("ArkSettings %s demands auth of every MCP server", name))
+		if settings := e.catalog.settings[name]; settings != nil && settings.Spec.Security != nil {
+			s := settings.Spec.Security
+			policy := mcp.Policy{From: "ArkSettings " + name, Allowlist: s.MCPAllowlist, RequireAuth: s.RequireMCPAuth}
+			problems = append(problems, policy.Refuse(c, auth)...)
 		}
 	}
 	return problems

@@ -37,6 +37,7 @@ type WebhookConfig struct {
 	URL         string            // http or https; its query parameters stay
 	Method      string            // GET, POST, PUT, PATCH or DELETE; empty: POST
 	Headers     map[string]string // may hold secrets: they are never logged or told to the model
+	HeaderFiles map[string]string // files with the values of more headers, read for every call
 	InputSchema json.RawMessage   // JSON Schema of the arguments; empty: an object without declared properties
 	Timeout     time.Duration     // of one call; 0: DefaultWebhookTimeout
 	// Idempotent says that the endpoint recognises the Idempotency-Key header, or does the same when called twice.
@@ -85,6 +86,7 @@ func (c WebhookConfig) validate() (*url.URL, error) {
 // sent twice by itself.
 type Webhook struct {
 	config WebhookConfig
+	files  *FileHeaders
 	url    *url.URL
 	client *http.Client
 }
@@ -96,7 +98,7 @@ func NewWebhook(config WebhookConfig, network *Network) (*Webhook, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Webhook{config: config, url: u, client: &http.Client{Transport: network, CheckRedirect: confined}}, nil
+	return &Webhook{config: config, files: NewFileHeaders(config.HeaderFiles), url: u, client: &http.Client{Transport: network, CheckRedirect: confined}}, nil
 }
 
 // Spec is what the model sees.
@@ -152,7 +154,11 @@ func (w *Webhook) request(ctx context.Context, call Call) (*http.Request, error)
 	}
 	w.identify(req, call)
 	propagation.TraceContext{}.Inject(ctx, propagation.HeaderCarrier(req.Header))
-	for name, value := range w.config.Headers {
+	headers, err := w.files.With(w.config.Headers)
+	if err != nil {
+		return nil, err
+	}
+	for name, value := range headers {
 		if http.CanonicalHeaderKey(name) == "Host" {
 			req.Host = value
 			continue

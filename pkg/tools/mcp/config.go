@@ -62,6 +62,8 @@ type Config struct {
 
 	// Headers are sent with every request. Their values are taken for secrets: they are never logged or told.
 	Headers map[string]string
+	// HeaderFiles are files with the values of more headers, read for every request.
+	HeaderFiles map[string]string
 	// Token, or the content of TokenFile, is sent as "Authorization: Bearer". The file is read for every request, so
 	// that a new token in it is used at once; while it cannot be read, the last one stays in use.
 	Token     string
@@ -132,7 +134,7 @@ func (c Config) Validate() error {
 	must(c.Command != "" || len(c.Args)+len(c.Env) == 0 && c.Dir == "", "args, env and dir need command")
 	must(c.Token == "" || c.TokenFile == "", "give one of token and token file")
 	must((c.CertFile == "") == (c.KeyFile == ""), "cert file and key file go together")
-	for _, name := range slices.Sorted(maps.Keys(c.Headers)) {
+	for _, name := range slices.Concat(slices.Sorted(maps.Keys(c.Headers)), slices.Sorted(maps.Keys(c.HeaderFiles))) {
 		must(!slices.Contains(protocolHeaders, http.CanonicalHeaderKey(name)), "header %s is set by the protocol", name)
 		must(http.CanonicalHeaderKey(name) != "Authorization" || c.Token+c.TokenFile == "",
 			"header Authorization and a bearer token exclude each other")
@@ -151,7 +153,7 @@ var protocolHeaders = []string{
 }
 
 func (c Config) hasCredentials() bool {
-	return len(c.Headers) > 0 || c.Token+c.TokenFile+c.CertFile+c.KeyFile+c.CAFile != ""
+	return len(c.Headers)+len(c.HeaderFiles) > 0 || c.Token+c.TokenFile+c.CertFile+c.KeyFile+c.CAFile != ""
 }
 
 func validURL(text string) bool {

@@ -24,11 +24,12 @@ const maxCredential = 256 << 10
 type credentials struct {
 	config Config
 	plain  *tools.Network // not ours to close
+	files  *tools.FileHeaders
 
 	mu     sync.Mutex
 	token  string // the last good one
 	tokens []string
-	files  [3][]byte // certificate, key and authorities that secure was made of
+	pem    [3][]byte // certificate, key and authorities that secure was made of
 	secure *tools.Network
 }
 
@@ -36,7 +37,7 @@ type credentials struct {
 const keptTokens = 8
 
 func newCredentials(config Config, network *tools.Network) *credentials {
-	c := &credentials{config: config, plain: network}
+	c := &credentials{config: config, plain: network, files: tools.NewFileHeaders(config.HeaderFiles)}
 	c.learn(config.Token)
 	return c
 }
@@ -100,7 +101,7 @@ func (c *credentials) renew() error {
 		}
 		files[i] = content
 	}
-	if c.secure != nil && slices.EqualFunc(files[:], c.files[:], bytes.Equal) {
+	if c.secure != nil && slices.EqualFunc(files[:], c.pem[:], bytes.Equal) {
 		return nil
 	}
 	config, err := c.tlsConfig(files)
@@ -110,7 +111,7 @@ func (c *credentials) renew() error {
 	if c.secure != nil {
 		c.secure.Close()
 	}
-	c.secure, c.files = c.plain.WithTLS(config), files
+	c.secure, c.pem = c.plain.WithTLS(config), files
 	return nil
 }
 
@@ -183,7 +184,7 @@ func (c *credentials) secrets() []string {
 	c.mu.Lock()
 	secrets := slices.Clone(c.tokens)
 	c.mu.Unlock()
-	for _, value := range c.config.Headers {
+	for _, value := range slices.AppendSeq(c.files.Known(), maps.Values(c.config.Headers)) {
 		secrets = append(secrets, strings.TrimSpace(value))
 		if _, after, ok := strings.Cut(strings.TrimSpace(value), " "); ok {
 			secrets = append(secrets, strings.TrimSpace(after)) // what follows a scheme such as Bearer

@@ -218,3 +218,30 @@ func TestClientCertificatesAreReadAnewWhenTheyChange(t *testing.T) {
 	broken.CAFile = config.KeyFile
 	require.Contains(t, connect(t, broken).Health()[0].Message, "holds no certificate of an authority")
 }
+
+// A header whose value stands in a file is read for every request, and its values are told to nobody.
+func TestAHeaderIsReadAnewWhenItsFileChanges(t *testing.T) {
+	t.Parallel()
+	var valid atomic.Value
+	valid.Store("first-value")
+	h := newHost(t, func() http.Handler {
+		inner := streamable(newSDKServer(newWorld(), nil), nil)
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Header.Get("X-Key") != valid.Load().(string) {
+				http.Error(w, "not with "+r.Header.Get("X-Key"), http.StatusUnauthorized)
+				return
+			}
+			inner.ServeHTTP(w, r)
+		})
+	})
+	file := filepath.Join(t.TempDir(), "key")
+	write(t, file, []byte("first-value\n"))
+	c := connect(t, mcp.Config{Name: "s", URL: h.url(), HeaderFiles: map[string]string{"X-Key": file}})
+	require.Equal(t, ok("echo 1"), c.call("s__echo", "1"))
+	valid.Store("second-value")
+	r := c.call("s__echo", "2")
+	require.True(t, r.IsError)
+	require.NotContains(t, r.Text+c.logs.String()+fmt.Sprint(c.Health()), "first-value")
+	write(t, file, []byte("second-value\n"))
+	require.Equal(t, ok("echo 3"), c.call("s__echo", "3"))
+}

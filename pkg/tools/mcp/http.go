@@ -131,7 +131,11 @@ func (w *wire) prepare(req *http.Request, x *exchange) (*http.Request, error) {
 	})
 	out := req.Clone(ctx)
 	out.Header.Set("User-Agent", "ark")
-	for name, value := range w.config.Headers {
+	headers, err := w.creds.files.With(w.config.Headers)
+	if err != nil {
+		return nil, err
+	}
+	for name, value := range headers {
 		if value = strings.TrimSpace(value); http.CanonicalHeaderKey(name) == "Host" {
 			out.Host = value
 		} else {

@@ -118,7 +118,7 @@ The same YAML runs on a laptop with "ark run".`,
 	root.SetOut(s.out)
 	root.SetErr(s.err)
 	root.SetFlagErrorFunc(flagError)
-	root.AddCommand(newRun(s), newRuntime(s), newOperator(s), newValidate(s), newInit(s), newVersion(s))
+	root.AddCommand(newRun(s), newRuntime(s), newOperator(s), newValidate(s), newInit(s), newInstall(s), newUninstall(s), newVersion(s))
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd(os.Args[1:]...)
 	for _, c := range root.Commands() {

@@ -17,23 +17,23 @@ type kind struct {
 
 // kinds stand in the order in which they are applied; they are removed in the opposite order.
 func kinds() []kind {
-	resource := func(group, version, resource string) schema.GroupVersionResource {
-		return schema.GroupVersionResource{Group: group, Version: version, Resource: resource}
+	v1 := func(group, resource string) schema.GroupVersionResource {
+		return schema.GroupVersionResource{Group: group, Version: "v1", Resource: resource}
 	}
 	const rbac = "rbac.authorization.k8s.io"
 	return []kind{
-		{"CustomResourceDefinition", resource("apiextensions.k8s.io", "v1", "customresourcedefinitions")},
-		{"Namespace", resource("", "v1", "namespaces")},
-		{"ServiceAccount", resource("", "v1", "serviceaccounts")},
-		{"ClusterRole", resource(rbac, "v1", "clusterroles")},
-		{"Role", resource(rbac, "v1", "roles")},
-		{"ClusterRoleBinding", resource(rbac, "v1", "clusterrolebindings")},
-		{"RoleBinding", resource(rbac, "v1", "rolebindings")},
-		{"NetworkPolicy", resource("networking.k8s.io", "v1", "networkpolicies")},
-		{"PodDisruptionBudget", resource("policy", "v1", "poddisruptionbudgets")},
-		{"Service", resource("", "v1", "services")},
-		{"StatefulSet", resource("apps", "v1", "statefulsets")},
-		{"APIService", resource("apiregistration.k8s.io", "v1", "apiservices")},
+		{"CustomResourceDefinition", v1("apiextensions.k8s.io", "customresourcedefinitions")},
+		{"Namespace", v1("", "namespaces")},
+		{"ServiceAccount", v1("", "serviceaccounts")},
+		{"ClusterRole", v1(rbac, "clusterroles")},
+		{"Role", v1(rbac, "roles")},
+		{"ClusterRoleBinding", v1(rbac, "clusterrolebindings")},
+		{"RoleBinding", v1(rbac, "rolebindings")},
+		{"NetworkPolicy", v1("networking.k8s.io", "networkpolicies")},
+		{"PodDisruptionBudget", v1("policy", "poddisruptionbudgets")},
+		{"Service", v1("", "services")},
+		{"StatefulSet", v1("apps", "statefulsets")},
+		{"APIService", v1("apiregistration.k8s.io", "apiservices")},
 	}
 }
 

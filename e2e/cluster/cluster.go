@@ -30,6 +30,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"arkonis.dev/ark/e2e/cluster/build"
+	"arkonis.dev/ark/e2e/cluster/controlplane"
 	"arkonis.dev/ark/e2e/cluster/process"
 )
 
@@ -73,6 +74,9 @@ func Launch(ctx context.Context, config Config, log io.Writer) (_ *Cluster, err 
 func launch(ctx context.Context, dir string, config Config, detached bool, log io.Writer) (_ *Cluster, err error) {
 	if config.Nodes == 0 {
 		config.Nodes = 2
+	}
+	if len(dir) > controlplane.LongestDir {
+		return nil, fmt.Errorf("start a cluster: the path %s is too long for the Unix sockets in it; choose a folder, or with TMPDIR one for tests, of at most %d bytes", dir, controlplane.LongestDir)
 	}
 	c := &Cluster{dir: dir, kubeconfig: filepath.Join(dir, "kubeconfig")}
 	for i := range config.Nodes {

@@ -10,7 +10,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -153,6 +155,10 @@ func TestNothingOutlivesAKilledTest(t *testing.T) {
 // A cluster for people outlives the command that started it, and ends when it is told to.
 func TestUpAndDown(t *testing.T) {
 	t.Parallel()
+	if node := os.Getenv("ARK_E2E_GIVEN"); node != "" {
+		givenCluster(t, node)
+		return
+	}
 	cluster.Need(t)
 	dir, err := os.MkdirTemp("", "ark-up-")
 	require.NoError(t, err)
@@ -175,21 +181,42 @@ func TestUpAndDown(t *testing.T) {
 	out, err := exec.Command(filepath.Join(kube, "kubectl"), "--kubeconfig", kubeconfig, "--cache-dir", t.TempDir(), "get", "nodes", "-o", "name").CombinedOutput()
 	require.NoError(t, err)
 	require.Equal(t, "node/node1\n", string(out))
+
+	// Tests can be run in it: this one starts itself with KUBECONFIG set.
+	given := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
+	given.Env = append(os.Environ(), "KUBECONFIG="+kubeconfig, "ARK_E2E_GIVEN=node1")
+	out, err = given.CombinedOutput()
+	require.NoError(t, err, string(out))
+	require.Contains(t, string(out), "--- PASS: "+t.Name())
 	ctl("down", "-dir="+dir)
 	require.Empty(t, traces(t, dir))
+
+	// Even what holds the cluster may be killed. Then only its control groups stay, until down.
+	ctl("up", "-dir="+dir, "-nodes=1")
+	guard, err := os.ReadFile(filepath.Join(dir, "lock"))
+	require.NoError(t, err)
+	pid, err := strconv.Atoi(strings.TrimSpace(string(guard)))
+	require.NoError(t, err)
+	require.NoError(t, syscall.Kill(pid, syscall.SIGKILL))
+	require.Eventually(t, func() bool { return len(processes(t, dir)) == 0 }, time.Minute, 50*time.Millisecond)
+	ctl("down", "-dir="+dir)
+	require.Empty(t, traces(t, dir))
+}
+
+// givenCluster runs with KUBECONFIG set.
+func givenCluster(t *testing.T, node string) {
+	c := cluster.Start(t, cluster.Config{})
+	require.Equal(t, []string{node}, c.Nodes())
+	require.ErrorIs(t, c.KillNode(t.Context(), node), cluster.ErrGiven)
+	require.NoError(t, c.Close())
+	again := cluster.Start(t, cluster.Config{})
+	require.Equal(t, []string{node}, again.Nodes(), "Close left it alone")
 }
 
 // traces lists what there is of a cluster: processes, mounts, network links and control groups.
 func traces(t *testing.T, dir string) (found []string) {
 	t.Helper()
-	commands, err := filepath.Glob("/proc/[0-9]*/cmdline")
-	require.NoError(t, err)
-	for _, path := range commands {
-		line, err := os.ReadFile(path) // gone, perhaps, since it was listed
-		if err == nil && bytes.Contains(line, []byte(dir)) {
-			found = append(found, string(bytes.ReplaceAll(line, []byte{0}, []byte{' '})))
-		}
-	}
+	found = processes(t, dir)
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	require.NoError(t, err)
 	for line := range strings.Lines(string(mounts)) {
@@ -206,8 +233,8 @@ func traces(t *testing.T, dir string) (found []string) {
 	}
 	err = filepath.WalkDir("/sys/fs/cgroup", func(path string, entry fs.DirEntry, err error) error {
 		guard, ours := strings.CutPrefix(filepath.Base(path), "ark-e2e-")
-		if _, gone := os.Stat("/proc/" + guard); ours && gone != nil {
-			found = append(found, path)
+		if command, err := os.ReadFile("/proc/" + guard + "/cmdline"); ours && (err != nil || len(command) == 0) {
+			found = append(found, path) // and not of a cluster that runs beside this one
 		}
 		if err != nil || ours {
 			return fs.SkipDir
@@ -215,5 +242,19 @@ func traces(t *testing.T, dir string) (found []string) {
 		return nil
 	})
 	require.NoError(t, err)
+	return found
+}
+
+// processes lists the command lines that name a cluster's folder.
+func processes(t *testing.T, dir string) (found []string) {
+	t.Helper()
+	commands, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	require.NoError(t, err)
+	for _, path := range commands {
+		line, err := os.ReadFile(path) // gone, perhaps, since it was listed
+		if err == nil && bytes.Contains(line, []byte(dir)) {
+			found = append(found, string(bytes.ReplaceAll(line, []byte{0}, []byte{' '})))
+		}
+	}
 	return found
 }

@@ -6,10 +6,13 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
+
+	"arkonis.dev/ark/e2e/cluster/build"
 )
 
 // Up starts a cluster that stays when this process ends, with its kubeconfig and logs in a folder. It returns when the
@@ -45,7 +48,7 @@ func Down(ctx context.Context, dir string, log io.Writer) error {
 	}
 	if !running {
 		fmt.Fprintln(log, "no cluster runs there")
-		return nil
+		return errors.Join(sweep(ctx, dir, log), remove(dir, "kubeconfig", "control", "lock"))
 	}
 	lock, err := os.Open(filepath.Join(dir, "lock"))
 	if err != nil {
@@ -63,6 +66,21 @@ func Down(ctx context.Context, dir string, log io.Writer) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+}
+
+// sweep removes the control groups that a guard which was killed could not. Nothing else stays of its cluster.
+func sweep(ctx context.Context, dir string, log io.Writer) error {
+	if _, err := os.Stat(filepath.Join(dir, "lock")); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	host, err := build.Host(ctx, log)
+	if err != nil {
+		return err
+	}
+	if out, err := exec.CommandContext(ctx, host, "sweep").CombinedOutput(); err != nil {
+		return fmt.Errorf("remove control groups that were left: %w: %s", err, out)
+	}
+	return nil
 }
 
 // guardOf returns the process id of the guard that holds a folder's lock, if one does.

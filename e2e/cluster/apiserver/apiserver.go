@@ -69,6 +69,9 @@ func Launch(ctx context.Context, log io.Writer) (_ *Server, err error) {
 	if s.dir, err = os.MkdirTemp("", "ark-api-"); err != nil {
 		return nil, err
 	}
+	if len(s.dir) > controlplane.LongestDir {
+		return nil, fmt.Errorf("the path %s is too long for the Unix sockets in it; set TMPDIR to a shorter one", s.dir)
+	}
 	if s.port, err = reservePort(); err != nil {
 		return nil, fmt.Errorf("find a free port: %w", err)
 	}

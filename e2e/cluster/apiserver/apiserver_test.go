@@ -2,7 +2,7 @@ package apiserver_test
 
 import (
 	"bytes"
-	"encoding/pem"
+	"crypto/tls"
 	"fmt"
 	"net"
 	"net/http"
@@ -178,25 +178,24 @@ func admits(t *testing.T, server *apiserver.Server) {
 func extends(t *testing.T, server *apiserver.Server) {
 	c, ctx := client(t, server.REST()), t.Context()
 	name := namespace(t, c, nil)
-	extension := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	extension := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		switch r.URL.Path {
 		case "/apis/things.example.com/v1":
 			fmt.Fprint(w, `{"kind":"APIResourceList","apiVersion":"v1","groupVersion":"things.example.com/v1","resources":[]}`)
 		case "/apis/things.example.com/v1/hello":
-			fmt.Fprintf(w, `{"user":%q,"proxied":%t}`, r.Header.Get("X-Remote-User"), r.TLS != nil)
+			fmt.Fprintf(w, `{"user":%q,"proxy":%q}`, r.Header.Get("X-Remote-User"), r.TLS.PeerCertificates[0].Subject.CommonName)
 		default:
 			http.NotFound(w, r)
 		}
 	}))
+	extension.TLS = &tls.Config{ClientAuth: tls.RequireAnyClientCert}
+	extension.StartTLS()
 	defer extension.Close()
 	at, err := url.Parse(extension.URL)
 	require.NoError(t, err)
 	_, port, err := net.SplitHostPort(at.Host)
 	require.NoError(t, err)
-	authority := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: extension.Certificate().Raw})
-	require.NotEmpty(t, authority)
-
 	_, err = c.CoreV1().Services(name).Create(ctx, &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{Name: "extension"},
 		Spec:       corev1.ServiceSpec{Type: corev1.ServiceTypeExternalName, ExternalName: "localhost"},
@@ -215,7 +214,7 @@ func extends(t *testing.T, server *apiserver.Server) {
 		answer, err = c.RESTClient().Get().AbsPath("/apis/things.example.com/v1/hello").DoRaw(ctx)
 		return err == nil
 	}, time.Minute, 100*time.Millisecond)
-	require.JSONEq(t, `{"user":"ark-e2e-admin","proxied":true}`, string(answer))
+	require.JSONEq(t, `{"user":"ark-e2e-admin","proxy":"front-proxy-client"}`, string(answer))
 }
 
 // A test process that is killed takes its servers with it: this test starts itself as that process.

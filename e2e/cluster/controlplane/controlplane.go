@@ -22,6 +22,10 @@ import (
 	"arkonis.dev/ark/e2e/cluster/process"
 )
 
+// LongestDir is how long a path may be below which a control plane keeps its state: Unix sockets lie there, and their
+// paths end at 107 bytes.
+const LongestDir = 107 - len("/state/etcd.sock")
+
 // Config says where a control plane lives.
 type Config struct {
 	Kube   string // the folder of build.Kube

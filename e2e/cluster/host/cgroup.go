@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -16,7 +17,8 @@ import (
 // process id. In the cluster's cgroup namespace that group is the root, so the nodes cannot touch what lies outside.
 //
 // With cgroup v1 it lies below the guard's own group. With v2 it lies below the topmost group that can be seen, since
-// controllers cannot be handed down through a group that has processes.
+// controllers cannot be handed down through a group that has processes. On a machine the topmost group may have some
+// all the same; in a container it may not, and they are moved into a group below, "callers", where they stay.
 const (
 	groupPrefix = "ark-e2e-"
 	groupRoot   = "/sys/fs/cgroup"
@@ -59,26 +61,30 @@ func hierarchies() ([]hierarchy, error) {
 	return all, nil
 }
 
+// parent is the group that clusters' groups lie in.
+func (h hierarchy) parent() string {
+	if unified() {
+		return h.dir
+	}
+	return filepath.Join(h.dir, h.own)
+}
+
 // groups is what enterGroup made.
 type groups []struct{ made, before string }
 
 // enterGroup moves this process into a new group in each hierarchy. What it made before it failed is returned too.
 func enterGroup(name string) (made groups, err error) {
+	if unified() {
+		if err := handDown(groupRoot, "callers"); err != nil {
+			return nil, err
+		}
+	}
 	all, err := hierarchies()
 	if err != nil {
 		return nil, err
 	}
 	for _, h := range all {
-		before := filepath.Join(h.dir, h.own)
-		parent := before
-		if unified() {
-			parent = h.dir
-			if err := delegate(parent); err != nil {
-				return made, fmt.Errorf("hand control groups down from %s: %w; in a container, start it with its processes in a group below", parent, err)
-			}
-		}
-		sweep(parent)
-		dir := filepath.Join(parent, name)
+		before, dir := filepath.Join(h.dir, h.own), filepath.Join(h.parent(), name)
 		if err := makeGroup(h, dir); err != nil {
 			return made, fmt.Errorf("make a control group: %w", err)
 		}
@@ -171,17 +177,45 @@ func removeGroup(dir string) error {
 }
 
 // sweep removes the groups of clusters whose guard was killed and could not. A group with a process cannot be removed.
-func sweep(parent string) {
-	left, _ := filepath.Glob(filepath.Join(parent, groupPrefix+"*"))
-	for _, dir := range left {
-		guard := strings.TrimPrefix(filepath.Base(dir), groupPrefix)
-		if _, err := os.Stat(filepath.Join("/proc", guard)); errors.Is(err, os.ErrNotExist) {
-			_ = removeGroup(dir)
+func sweep() error {
+	all, err := hierarchies()
+	if err != nil {
+		return err
+	}
+	for _, h := range all {
+		left, err := filepath.Glob(filepath.Join(h.parent(), groupPrefix+"*"))
+		if err != nil {
+			return err
+		}
+		for _, dir := range left {
+			if !alive(strings.TrimPrefix(filepath.Base(dir), groupPrefix)) {
+				_ = removeGroup(dir)
+			}
 		}
 	}
+	return nil
 }
 
-// delegate lets the groups below a v2 group use all of its controllers.
+// alive reports whether a process runs. One that has ended and that nobody has asked about, does not.
+func alive(pid string) bool {
+	stat, err := os.ReadFile(filepath.Join("/proc", pid, "stat"))
+	_, state, _ := bytes.Cut(stat, []byte(") "))
+	return err == nil && !bytes.HasPrefix(state, []byte("Z"))
+}
+
+// handDown lets the groups below a v2 group use all of its controllers. Where its processes are in the way, it moves
+// them into a group below first.
+func handDown(dir, below string) error {
+	err := delegate(dir)
+	if !errors.Is(err, syscall.EBUSY) {
+		return err
+	}
+	if err := evacuate(dir, filepath.Join(dir, below)); err != nil {
+		return fmt.Errorf("move processes out of the control group %s: %w", dir, err)
+	}
+	return delegate(dir)
+}
+
 func delegate(dir string) error {
 	names, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
 	if err != nil {
@@ -189,7 +223,27 @@ func delegate(dir string) error {
 	}
 	for _, name := range strings.Fields(string(names)) {
 		if err := os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+"+name), 0o644); err != nil {
-			return fmt.Errorf("controller %s: %w", name, err)
+			return fmt.Errorf("hand the controller %s down from the control group %s: %w", name, dir, err)
+		}
+	}
+	return nil
+}
+
+func evacuate(from, to string) error {
+	if err := os.Mkdir(to, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+		return err
+	}
+	text, err := os.ReadFile(filepath.Join(from, "cgroup.procs"))
+	if err != nil {
+		return err
+	}
+	for _, word := range strings.Fields(string(text)) {
+		pid, err := strconv.Atoi(word)
+		if err != nil {
+			return err
+		}
+		if err := join(to, pid); err != nil && !errors.Is(err, syscall.ESRCH) { // ended since
+			return err
 		}
 	}
 	return nil
@@ -218,27 +272,9 @@ func mountGroups() error {
 	return nil
 }
 
-// mountUnified moves the processes out of the way too: a v2 group that hands controllers down has none.
 func mountUnified() error {
 	if err := syscall.Mount("cgroup2", groupRoot, "cgroup2", 0, ""); err != nil {
 		return fmt.Errorf("mount control groups: %w", err)
 	}
-	below := filepath.Join(groupRoot, "cluster")
-	if err := os.Mkdir(below, 0o755); err != nil {
-		return err
-	}
-	text, err := os.ReadFile(filepath.Join(groupRoot, "cgroup.procs"))
-	if err != nil {
-		return err
-	}
-	for _, word := range strings.Fields(string(text)) {
-		pid, err := strconv.Atoi(word)
-		if err != nil {
-			return err
-		}
-		if err := join(below, pid); err != nil {
-			return err
-		}
-	}
-	return delegate(groupRoot)
+	return handDown(groupRoot, "cluster")
 }

@@ -30,6 +30,9 @@ func guard(ctx context.Context, o options) error {
 		return fmt.Errorf("listen for clients of the API server: %w", err)
 	}
 	defer listener.Close()
+	if err := sweep(); err != nil {
+		return err
+	}
 	group, err := enterGroup(fmt.Sprintf("%s%d", groupPrefix, os.Getpid()))
 	defer group.remove(ctx)
 	if err != nil {

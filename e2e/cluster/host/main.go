@@ -9,6 +9,8 @@
 //	node-init  PID 1 of a node; to kill it is to pull the node's plug
 //	node       the node's network, containerd, kubelet and kube-proxy
 //
+// Beside them, sweep removes the control groups of guards that were killed.
+//
 // Whatever ends the guard, the kernel ends init with it, and with init every process of the cluster, every mount and
 // every network device: they exist only in the cluster's namespaces.
 package main
@@ -53,6 +55,8 @@ func run(ctx context.Context, args []string) error {
 		return initializeNode(o)
 	case "node":
 		return node(ctx, o)
+	case "sweep":
+		return sweep()
 	default:
 		return fmt.Errorf("unknown stage %q", stage)
 	}

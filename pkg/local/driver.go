@@ -16,6 +16,7 @@ import (
 	"arkonis.dev/ark/pkg/queue"
 	"arkonis.dev/ark/pkg/runner"
 	"arkonis.dev/ark/pkg/task"
+	"arkonis.dev/ark/pkg/work"
 )
 
 // Bounds of trying again when the queue cannot be reached or is full.
@@ -213,7 +214,7 @@ func persist(ctx context.Context, f func() error) error {
 }
 
 func transient(err error) bool {
-	return errors.Is(err, queue.ErrUnavailable) || errors.Is(err, queue.ErrUnknownOutcome) || errors.Is(err, queue.ErrFull) ||
+	return errors.Is(err, queue.ErrUnavailable) || errors.Is(err, work.ErrUnavailable) || errors.Is(err, queue.ErrUnknownOutcome) || errors.Is(err, queue.ErrFull) ||
 		errors.Is(err, context.DeadlineExceeded)
 }
 
@@ -233,7 +234,7 @@ func (d *driver) config() runner.Config {
 	r := d.record
 	return runner.Config{
 		Run: &r.Run, Started: r.Run.Spec.Trigger.FiredAt.Time, Pipeline: engineOptions(),
-		Queue: d.host.queue, Store: d, Budgets: r.Budgets, Deadline: r.Deadline, Telemetry: d.host.tel,
+		Queue: d.host.queue, Store: d, Account: d.host.service.Account, Budgets: r.Budgets, Deadline: r.Deadline, Telemetry: d.host.tel,
 	}
 }
 
@@ -349,7 +350,10 @@ func (d *driver) result(ctx context.Context, key queue.Key, output string) (*tas
 	u := tokens(s.TotalTokenUsage)
 	r := &task.Result{
 		Version: task.Version, TaskID: key.TaskID, Status: task.Succeeded, Pod: d.record.Run.Name,
-		Usage:   task.Usage{InputTokens: u.Input, OutputTokens: u.Output, CachedTokens: u.Cached, UnknownCalls: u.UnknownCalls},
+		Usage: task.Usage{
+			InputTokens: u.Input, OutputTokens: u.Output, CachedTokens: u.Cached,
+			UnknownCalls: u.UnknownCalls, UnknownTokens: u.Total - u.Input - u.Output,
+		},
 		Started: at(s.StartTime), Completed: at(s.CompletionTime),
 	}
 	for _, step := range s.Steps {

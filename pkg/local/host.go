@@ -31,10 +31,11 @@ type host struct {
 	observer *progress.Observer // nil: nobody looks on
 	stream   bool
 
-	server *queue.Server
-	js     jetstream.JetStream
-	queue  *queue.Queue
-	runs   *runStore
+	server  *queue.Server
+	js      jetstream.JetStream
+	queue   *queue.Queue
+	runs    *runStore
+	service *work.Service
 
 	agentsUp, serviceUp, resultsUp part
 	mail                           post
@@ -332,6 +333,7 @@ func (h *host) startService(ctx context.Context) (*work.Service, error) {
 		return nil, err
 	}
 	var up context.Context
+	h.service = service
 	h.serviceUp, up = newPart(ctx)
 	h.serviceUp.group.Go(func() error { return service.Run(up) })
 	return service, service.Ready(up)

@@ -36,7 +36,8 @@ type Tokens struct {
 	Output int64 `json:"output"`
 	Cached int64 `json:"cached,omitempty"`
 	Total  int64 `json:"total"`
-	// UnknownCalls is the number of model calls whose outcome nobody knows; they are not in the counts.
+	// UnknownCalls is the number of model calls whose outcome nobody knows. Total, which is what budgets were charged,
+	// holds them in full; Input and Output do not.
 	UnknownCalls int64 `json:"unknownCalls,omitempty"`
 }
 

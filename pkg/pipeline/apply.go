@@ -37,6 +37,8 @@ func (p *Plan) Apply(s *State, e Event) {
 	case TaskEnded:
 		f.at = e.At
 		f.taskEnded(&e)
+	case Accounted:
+		f.accounted(&e)
 	case TaskStarted:
 		f.taskStarted(&e)
 	case Delegated:
@@ -290,6 +292,10 @@ func (f *fold) taskEnded(e *TaskEnded) {
 func (f *fold) count(t *TaskState, e *TaskEnded) {
 	f.s.Usage = f.s.Usage.Add(e.Usage)
 	f.s.ToolCalls += e.ToolCalls
+	if e.Status != task.Succeeded && t.Team == "" {
+		reported := e.Usage
+		t.Reported = &reported
+	}
 	if e.Pod != "" {
 		t.Pod = e.Pod
 	}
@@ -304,6 +310,36 @@ func (f *fold) count(t *TaskState, e *TaskEnded) {
 	}
 	state.Usage = state.Usage.Add(e.Usage)
 	state.ToolCalls += e.ToolCalls
+}
+
+// Unaccounted lists the tasks that did not succeed and whose results may not say all that they cost. The results of
+// child runs do.
+func (p *Plan) Unaccounted(s *State) []TaskState {
+	var open []TaskState
+	for i := range s.Tasks {
+		if s.Tasks[i].Reported != nil {
+			open = append(open, s.Tasks[i])
+		}
+	}
+	return open
+}
+
+// accounted counts what a task has cost beyond what its result said.
+func (f *fold) accounted(e *Accounted) {
+	i := f.s.find(e.TaskID)
+	if i < 0 || f.s.Tasks[i].Reported == nil {
+		return
+	}
+	t := &f.s.Tasks[i]
+	more := e.Usage.Sub(*t.Reported)
+	t.Reported = nil
+	f.s.Usage = f.s.Usage.Add(more)
+	if c := t.Child; c != nil {
+		c.Usage = c.Usage.Add(more)
+		return
+	}
+	state := &f.s.Steps[t.Step]
+	state.Usage = state.Usage.Add(more)
 }
 
 // maxNotes bounds what a step keeps of its tasks' notes.

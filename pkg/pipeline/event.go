@@ -30,6 +30,13 @@ type TaskEnded struct {
 	At        time.Time
 }
 
+// Accounted is what a task of Plan.Unaccounted has cost, once its books are closed. It replaces what the task's result
+// said: nothing when ark itself withdrew the task while an agent worked on it.
+type Accounted struct {
+	TaskID string
+	Usage  task.Usage
+}
+
 // TaskStarted says that a pod took a task over. It is only shown.
 type TaskStarted struct {
 	TaskID string
@@ -83,6 +90,7 @@ type Ended struct {
 }
 
 func (TaskEnded) event()      {}
+func (Accounted) event()      {}
 func (TaskStarted) event()    {}
 func (Delegated) event()      {}
 func (Cancelled) event()      {}

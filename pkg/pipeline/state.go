@@ -163,6 +163,8 @@ type TaskState struct {
 	Withdrawn bool `json:"withdrawn,omitempty"`
 	Unwanted  bool `json:"unwanted,omitempty"`
 	Done      bool `json:"done,omitempty"`
+	// Reported is the usage in the result of a task that did not succeed, until it is Accounted for.
+	Reported *task.Usage `json:"reported,omitempty"`
 
 	Children []int          `json:"children,omitempty"`
 	Child    *DelegatedWork `json:"child,omitempty"` // set for KindDelegate

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"go.opentelemetry.io/otel/trace"
+	"golang.org/x/sync/errgroup"
 
 	v1alpha1 "arkonis.dev/ark/pkg/apis/v1alpha1"
 	"arkonis.dev/ark/pkg/pipeline"
@@ -103,8 +104,42 @@ func (l *Live) withdraw(ctx context.Context, a *pipeline.Withdraw, now time.Time
 	return nil
 }
 
+// account finds out what the tasks have cost that did not succeed, so that the run's end says all that was charged. It
+// waits for agents that are stopping, for a bounded time.
+func (l *Live) account(ctx context.Context) error {
+	if l.config.Account == nil {
+		return nil
+	}
+	tasks := l.plan.Unaccounted(l.state)
+	usages := make([]*task.Usage, len(tasks))
+	var g errgroup.Group
+	g.SetLimit(maxParallel)
+	for i := range tasks {
+		g.Go(func() error {
+			usage, err := l.config.Account(ctx, l.key(tasks[i].Agent, tasks[i].ID))
+			if _, unreadable := errors.AsType[*task.Error](err); unreadable {
+				return nil // it will not get better: what the result said holds
+			}
+			usages[i] = &usage
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	for i, usage := range usages {
+		if usage != nil {
+			l.plan.Apply(l.state, pipeline.Accounted{TaskID: tasks[i].ID, Usage: *usage})
+		}
+	}
+	return nil
+}
+
 // finish makes the end of the run certain for this process, then commits it.
 func (l *Live) finish(ctx context.Context, a *pipeline.Finish, now time.Time) error {
+	if err := l.account(ctx); err != nil {
+		return err
+	}
 	l.plan.Apply(l.state, pipeline.Ended{
 		Phase: a.Phase, Reason: a.Reason, Message: a.Message, FailedStep: a.FailedStep, Output: a.Output, At: now,
 	})

@@ -22,11 +22,12 @@ import (
 
 // bench is a queue with one run on it. The test itself plays the agents.
 type bench struct {
-	t     *testing.T
-	queue *queue.Queue
-	run   *v1alpha1.ArkRun
-	store *memory
-	began time.Time
+	t      *testing.T
+	server *queue.Server
+	queue  *queue.Queue
+	run    *v1alpha1.ArkRun
+	store  *memory
+	began  time.Time
 }
 
 func newBench(t *testing.T, spec string) *bench {
@@ -38,7 +39,7 @@ func newBench(t *testing.T, spec string) *bench {
 	require.NoError(t, err)
 	q, err := queue.Open(t.Context(), nc, queue.Config{Storage: jetstream.MemoryStorage})
 	require.NoError(t, err)
-	b := &bench{t: t, queue: q, store: &memory{}, began: time.Now().Truncate(time.Microsecond), run: &v1alpha1.ArkRun{
+	b := &bench{t: t, server: s, queue: q, store: &memory{}, began: time.Now().Truncate(time.Microsecond), run: &v1alpha1.ArkRun{
 		ObjectMeta: metav1.ObjectMeta{Name: "team-run-1", Namespace: "default", UID: "u1"},
 	}}
 	require.NoError(t, yaml.UnmarshalStrict([]byte(spec), &b.run.Spec))

@@ -68,6 +68,9 @@ type Config struct {
 	Pipeline pipeline.Options
 	Queue    *queue.Queue
 	Store    Store
+	// Account closes the books of a task that has a result and returns what it has cost: work.Service.Account. Without it
+	// what results say is believed.
+	Account func(ctx context.Context, key queue.Key) (task.Usage, error)
 	// Budgets and Deadline come from the run above a child run.
 	Budgets   []task.Budget
 	Deadline  time.Time

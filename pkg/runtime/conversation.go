@@ -26,8 +26,8 @@ type conversation struct {
 	toolUses int
 	usage    task.Usage
 	notes    []string
-	unknown  int // calls whose outcome nobody knows
-	open     bool
+	open     bool  // the last call has no outcome yet
+	reserved int64 // for the last call
 	stored   bool // a result was too large to be given whole: the model is offered read_payload
 
 	prompt  int                  // where in messages the task's prompt stands
@@ -71,14 +71,13 @@ func (c *conversation) intent(i *work.Intent) {
 	c.settleUnknown()
 	c.calls++
 	c.nextCall = i.Call + 1
-	c.open = true
+	c.open, c.reserved = true, i.Reserve
 }
 
 // settleUnknown counts a call that has no outcome although the journal goes on.
 func (c *conversation) settleUnknown() {
 	if c.open {
-		c.unknown++
-		c.open = false
+		c.failed(&work.CallFailed{Unknown: true})
 	}
 }
 
@@ -116,10 +115,7 @@ func (c *conversation) answer(a *work.Answer) error {
 
 func (c *conversation) failed(f *work.CallFailed) {
 	c.open = false
-	c.usage = c.usage.Add(f.Usage)
-	if f.Unknown {
-		c.unknown++
-	}
+	c.usage = c.usage.Add(f.Cost(c.reserved))
 }
 
 // toolEnd records a result. With the last one of a turn the model's messages go on, in the order of its calls.
@@ -165,12 +161,12 @@ func (c *conversation) note(text string) {
 
 // remarks are the notes of the result.
 func (c *conversation) remarks() []string {
-	if c.unknown == 0 {
+	if c.usage.UnknownCalls == 0 {
 		return c.notes
 	}
 	calls := "1 model call"
-	if c.unknown > 1 {
-		calls = fmt.Sprintf("%d model calls", c.unknown)
+	if c.usage.UnknownCalls > 1 {
+		calls = fmt.Sprintf("%d model calls", c.usage.UnknownCalls)
 	}
 	return append(slices.Clone(c.notes), calls+" ended with an unknown outcome; what was reserved is charged in full")
 }

@@ -16,7 +16,6 @@ func (a *attempt) result(ctx context.Context, err error) (*task.Result, error) {
 		Usage: a.conv.usage, ModelCalls: a.conv.calls, ToolCalls: a.conv.toolUses, Notes: a.conv.remarks(),
 		Pod: a.config.Pod, Started: a.session.TakenAt(), Completed: time.Now().UTC(),
 	}
-	r.Usage.UnknownCalls = int64(a.conv.unknown)
 	text := a.conv.text
 	if err != nil {
 		r.Error = failure(err)

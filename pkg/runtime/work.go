@@ -212,7 +212,7 @@ func (r *Runtime) ended(ctx context.Context, a *attempt, d *queue.Delivery, err 
 		a.log.WarnContext(ctx, "answer was not stored, handing the task back", "error", err)
 		return handBack(unavailableDelay)
 	}
-	r.config.Telemetry.CallUnknown(ctx, d.Task.Agent, a.conv.unknown)
+	r.config.Telemetry.CallUnknown(ctx, d.Task.Agent, int(a.conv.usage.UnknownCalls))
 	return outcome{result: result, keep: keep}
 }
 

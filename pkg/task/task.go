@@ -167,13 +167,14 @@ type Usage struct {
 	OutputTokens    int64 `json:"outputTokens"`
 	CachedTokens    int64 `json:"cachedTokens,omitempty"`
 	ReasoningTokens int64 `json:"reasoningTokens,omitempty"`
-	// UnknownCalls is the number of model calls whose outcome nobody knows. Budgets are charged for them in full; the
-	// counts above hold only what a server reported.
-	UnknownCalls int64 `json:"unknownCalls,omitempty"`
+	// UnknownCalls is the number of model calls whose outcome nobody knows. Budgets are charged for them in full:
+	// UnknownTokens is what was charged beyond what a server reported, which is all that the counts above hold.
+	UnknownCalls  int64 `json:"unknownCalls,omitempty"`
+	UnknownTokens int64 `json:"unknownTokens,omitempty"`
 }
 
-// Total is input plus output.
-func (u Usage) Total() int64 { return u.InputTokens + u.OutputTokens }
+// Total is what budgets are charged: input, output, and what calls of unknown outcome cost.
+func (u Usage) Total() int64 { return u.InputTokens + u.OutputTokens + u.UnknownTokens }
 
 // Add returns the sum of both.
 func (u Usage) Add(v Usage) Usage {
@@ -183,7 +184,13 @@ func (u Usage) Add(v Usage) Usage {
 		CachedTokens:    u.CachedTokens + v.CachedTokens,
 		ReasoningTokens: u.ReasoningTokens + v.ReasoningTokens,
 		UnknownCalls:    u.UnknownCalls + v.UnknownCalls,
+		UnknownTokens:   u.UnknownTokens + v.UnknownTokens,
 	}
+}
+
+// Sub returns what u has more than v.
+func (u Usage) Sub(v Usage) Usage {
+	return u.Add(Usage{-v.InputTokens, -v.OutputTokens, -v.CachedTokens, -v.ReasoningTokens, -v.UnknownCalls, -v.UnknownTokens})
 }
 
 // ID derives the id of a task: 32 hex characters, the same for the same work wherever it is derived.

@@ -321,6 +321,9 @@ func (b *book) install(j *journal) *journal {
 	if old != nil && old.epoch == j.epoch {
 		j.withdrawn = old.withdrawn
 	}
+	if old != nil {
+		old.tell()
+	}
 	j.used = time.Now()
 	b.journals[j.key] = j
 	b.requeueWaiting(j.key)

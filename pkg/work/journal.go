@@ -84,12 +84,16 @@ type journal struct {
 
 	lastCall int
 	open     map[int]reservation
+	usage    task.Usage             // of all calls that have ended
+	settled  bool                   // by the service, and nothing was added since
 	children map[string]*delegation // by call
 	byID     map[string]*delegation // by task id
 
-	// Known to this process only: the append that its caller gave up, and when the journal was last used.
+	// Known to this process only: the append that its caller gave up, when the journal was last used, and what is
+	// closed when no call is open any more or the journal has to be read again; nil when nobody waits for that.
 	withdrawn string
 	used      time.Time
+	closed    chan struct{}
 }
 
 func newJournal(key queue.Key) *journal {
@@ -98,6 +102,7 @@ func newJournal(key queue.Key) *journal {
 
 // apply folds a record. Records that are being stored and those that are read again go the same way.
 func (j *journal) apply(r *record) {
+	j.settled = r.Settled
 	switch {
 	case r.TakeOver != nil:
 		j.applyTakeOver(r)
@@ -112,6 +117,17 @@ func (j *journal) apply(r *record) {
 	}
 	for _, e := range r.Entries {
 		j.applyEntry(e, r)
+	}
+	if len(j.open) == 0 {
+		j.tell()
+	}
+}
+
+// tell wakes those who wait for the open calls to end.
+func (j *journal) tell() {
+	if j.closed != nil {
+		close(j.closed)
+		j.closed = nil
 	}
 }
 
@@ -149,8 +165,10 @@ func (j *journal) applyEntry(e Entry, r *record) {
 		j.lastCall = max(j.lastCall, e.Intent.Call)
 		j.open[e.Intent.Call] = reservation{e.Intent.Reserve, r.Budgets}
 	case e.Answer != nil:
+		j.usage = j.usage.Add(e.Answer.Usage)
 		delete(j.open, e.Answer.Call)
 	case e.Failed != nil:
+		j.usage = j.usage.Add(e.Failed.Cost(j.open[e.Failed.Call].reserve))
 		delete(j.open, e.Failed.Call)
 	}
 }

@@ -213,6 +213,7 @@ func (t *turn) failed(err error) {
 		if b.journals[j.key] == j {
 			delete(b.journals, j.key)
 		}
+		j.tell()
 	}
 	for s := range t.scopes {
 		if b.scopes[s.key] == s {

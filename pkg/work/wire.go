@@ -233,6 +233,17 @@ type CallFailed struct {
 	Unknown bool `json:"unknown,omitempty"`
 }
 
+// Cost is what the call used and was charged, when so much was reserved for it.
+func (f *CallFailed) Cost(reserved int64) task.Usage {
+	u, charged := f.Usage, f.Charged
+	if f.Unknown {
+		u.UnknownCalls++
+		charged = max(charged, reserved)
+	}
+	u.UnknownTokens += max(charged-u.Total(), 0)
+	return u
+}
+
 // ToolStart says that a tool call has begun. ID is unique within the task.
 type ToolStart struct {
 	ID   string `json:"id"`

@@ -219,11 +219,11 @@ type TokenUsage struct {
 	// CachedTokens are the part of the input tokens that the provider took from its cache.
 	// +optional
 	CachedTokens int64 `json:"cachedTokens,omitempty"`
-	// TotalTokens are input and output tokens.
+	// TotalTokens are what budgets were charged: input and output tokens, and what calls of unknown outcome cost.
 	// +optional
 	TotalTokens int64 `json:"totalTokens"`
 	// UnknownCalls is the number of model calls whose outcome nobody knows, because a process died or a connection
-	// broke in the middle. Budgets are charged for them in full; the tokens above do not count them.
+	// broke in the middle. Budgets are charged for them in full, which only the total counts.
 	// +optional
 	UnknownCalls int64 `json:"unknownCalls,omitempty"`
 }

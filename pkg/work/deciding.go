@@ -196,7 +196,7 @@ func (d *delegating) decide(t *turn, o *op) step {
 		return stepEnded
 	}
 	d.parent = j.task
-	if d.made = j.children[d.wanted.Call]; d.made != nil {
+	if d.made = j.children[d.wanted.Call]; d.made != nil && !j.done {
 		return stepEnded
 	}
 	if o.outcome = d.refuse(j); o.outcome != nil {

@@ -197,3 +197,23 @@ func TestDelegationBesideAppends(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, text, 40<<10)
 }
+
+// A task that has a result hands nothing over any more, also when the service hears of the result a moment later: what
+// was recorded for its run by then is withdrawn, as the run may have ended too.
+func TestNothingIsHandedOverByATaskThatHasEnded(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, work.Config{})
+	w.serve()
+	for range 30 {
+		parent := w.lead()
+		s := w.take(parent)
+		w.result(parent, task.Failed)
+		_, err := s.Delegate(t.Context(), "1.0", "author", "write it")
+		require.ErrorIs(t, err, work.ErrDone)
+	}
+	for _, d := range w.records() {
+		r, err := w.queue.Result(t.Context(), queue.Key{Namespace: "default", Agent: d.Agent, RunUID: "run-1", TaskID: d.Child})
+		require.NoError(t, err, "nobody works on it")
+		require.Equal(t, task.Cancelled, r.Status)
+	}
+}

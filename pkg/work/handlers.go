@@ -310,7 +310,7 @@ func (s *Service) prompt(ctx context.Context, r delegateRequest) (task.Text, err
 }
 
 // hand records delegated work for the run and queues it. Repeated it does no harm; work that is done is not queued
-// again.
+// again. When the parent has ended meanwhile, its run may have ended too, so that nobody else would withdraw the work.
 func (s *Service) hand(ctx context.Context, a *delegating, child *task.Task) error {
 	err := s.q.PublishDelegated(ctx, child, &task.Delegated{
 		Version: task.Version, Parent: a.parent.ID, Child: child.ID, Role: child.Role, Agent: child.Agent, At: a.made.At,
@@ -322,10 +322,23 @@ func (s *Service) hand(ctx context.Context, a *delegating, child *task.Task) err
 	if err == nil && !done {
 		err = s.q.Submit(ctx, child)
 	}
-	if err != nil {
-		return unavailable(err)
+	if err == nil {
+		done, err = s.book.hasResult(ctx, queue.KeyOf(a.parent))
 	}
-	return nil
+	if err == nil && done {
+		_, err = s.q.PublishResult(ctx, queue.KeyOf(child), &task.Result{
+			Version: task.Version, TaskID: child.ID, Status: task.Cancelled, Completed: s.cfg.Now().UTC(),
+			Error: task.Errorf(task.CodeCancelled, "the task that delegated this one has ended"),
+		})
+	}
+	switch {
+	case err != nil:
+		return unavailable(err)
+	case done:
+		return ErrDone
+	default:
+		return nil
+	}
 }
 
 // ownPayload refuses payloads of other runs.

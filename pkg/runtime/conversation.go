@@ -22,13 +22,14 @@ type conversation struct {
 
 	nextCall int // number of the next model call, from 1
 	turns    int // answers so far
+	empty    int // answers in a row that said nothing
 	calls    int // model calls made, also failed ones
 	toolUses int
 	usage    task.Usage
 	notes    []string
 	open     bool  // the last call has no outcome yet
 	reserved int64 // for the last call
-	stored   bool // a result was too large to be given whole: the model is offered read_payload
+	stored   bool  // a result was too large to be given whole: the model is offered read_payload
 
 	prompt  int                  // where in messages the task's prompt stands
 	opened  bool                 // what is remembered was put before it
@@ -93,6 +94,7 @@ func (c *conversation) answer(a *work.Answer) error {
 		return nil
 	}
 	r := body.Response
+	c.empty = 0
 	c.turns++
 	c.usage = c.usage.Add(r.Usage)
 	for _, n := range r.Notes {
@@ -115,6 +117,9 @@ func (c *conversation) answer(a *work.Answer) error {
 
 func (c *conversation) failed(f *work.CallFailed) {
 	c.open = false
+	if f.Code == task.CodeEmptyAnswer {
+		c.empty++
+	}
 	c.usage = c.usage.Add(f.Cost(c.reserved))
 }
 

@@ -44,9 +44,9 @@ func failure(err error) *task.Error {
 	var refused *work.BudgetError
 	switch {
 	case errors.As(err, &known):
-		return &task.Error{Code: known.Code, Message: head(known.Message, maxMessage), Scope: known.Scope}
+		return &task.Error{Code: known.Code, Message: head(known.Message, maxMessage), Scope: known.Scope, ResetsAt: known.ResetsAt}
 	case errors.As(err, &refused):
-		return &task.Error{Code: task.CodeBudgetExceeded, Message: refused.Error(), Scope: refused.Scope}
+		return &task.Error{Code: task.CodeBudgetExceeded, Message: refused.Error(), Scope: refused.Scope, ResetsAt: refused.FreesAt}
 	default:
 		return task.Errorf(task.CodeInternal, "%s", head(err.Error(), maxMessage))
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"arkonis.dev/ark/pkg/llm"
@@ -161,7 +162,7 @@ func (a *attempt) pause(ctx context.Context, failure *llm.Error, failed int) err
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	if !failure.Retry {
+	if !failure.Retry || a.conv.empty >= emptyAnswers {
 		return &task.Error{Code: failure.Code, Message: failure.Message}
 	}
 	wait := a.config.Backoff.wait(failed, failure.RetryAfter, rand.Float64())
@@ -190,6 +191,12 @@ func (c *Config) chat(ctx context.Context, taskID string, req llm.Request, onChu
 		span.Finish(ctx, chatEnd(resp, failure))
 	}()
 	resp, err := c.Provider.Chat(ctx, req, onChunk)
+	if err == nil && saysNothing(resp) {
+		return nil, &llm.Error{
+			Code: task.CodeEmptyAnswer, Retry: true, Usage: &resp.Usage,
+			Message: fmt.Sprintf("model %s answered with neither text nor a tool call; tell it in its prompt how to answer, or take another model", req.Model),
+		}
+	}
 	if err == nil {
 		return resp, nil
 	}
@@ -197,6 +204,14 @@ func (c *Config) chat(ctx context.Context, taskID string, req llm.Request, onChu
 		return nil, known
 	}
 	return nil, unknownOutcome(err)
+}
+
+// emptyAnswers is how often in a row a model may say nothing before its task fails. It is paid for each time.
+const emptyAnswers = 3
+
+// saysNothing says whether an answer that is whole has nothing in it that could be given on: thoughts are none.
+func saysNothing(r *llm.Response) bool {
+	return r.Finish != llm.FinishLength && len(r.Message.ToolCalls) == 0 && strings.TrimSpace(r.Message.Text) == ""
 }
 
 func unknownOutcome(err error) *llm.Error {

@@ -1,6 +1,9 @@
 package task
 
-import "fmt"
+import (
+	"fmt"
+	"time"
+)
 
 // Code says in one CamelCase word why a task failed; it is what a step's reason shows.
 type Code string
@@ -12,6 +15,7 @@ const (
 	CodeRateLimited     Code = "RateLimited"      // 429 until the deadline
 	CodeContextTooLong  Code = "ContextTooLong"   // the prompt does not fit the model
 	CodeContentFiltered Code = "ContentFiltered"  // the provider withheld the answer
+	CodeEmptyAnswer     Code = "EmptyAnswer"      // the model answered with neither text nor tool calls, several times
 	CodeTruncated       Code = "Truncated"        // the answer was cut at maxTokensPerCall
 	CodeTimeout         Code = "Timeout"          // the task's own time is used up
 	CodeDeadline        Code = "DeadlineExceeded" // the run's deadline passed
@@ -32,6 +36,8 @@ type Error struct {
 	Message string `json:"message"`
 	// Scope is the budget that refused, with CodeBudgetExceeded; empty when it is not known.
 	Scope string `json:"scope,omitempty"`
+	// ResetsAt is when enough of that budget is free again; zero when that never happens, or is not known.
+	ResetsAt time.Time `json:"resetsAt,omitzero"`
 }
 
 func (e *Error) Error() string { return string(e.Code) + ": " + e.Message }

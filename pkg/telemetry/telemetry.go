@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
@@ -83,7 +84,15 @@ func protocol(getenv func(string) string, signal string) (Protocol, error) {
 	default:
 		return Off, fmt.Errorf("environment variable %s is %q: ark exports otlp or none", exporter, v)
 	}
-	if getenv("OTEL_EXPORTER_OTLP_ENDPOINT") == "" && getenv("OTEL_EXPORTER_OTLP_"+signal+"_ENDPOINT") == "" {
+	on := false
+	for _, name := range []string{"OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_" + signal + "_ENDPOINT"} {
+		v := getenv(name)
+		if err := endpoint(v); err != nil {
+			return Off, fmt.Errorf("environment variable %s is %q: %w", name, v, err)
+		}
+		on = on || v != ""
+	}
+	if !on {
 		return Off, nil
 	}
 	for _, name := range []string{"OTEL_EXPORTER_OTLP_" + signal + "_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"} {
@@ -96,6 +105,20 @@ func protocol(getenv func(string) string, signal string) (Protocol, error) {
 		}
 	}
 	return HTTP, nil
+}
+
+var errEndpoint = errors.New("set it to the URL of a collector, such as http://collector:4318")
+
+// endpoint refuses what the exporters would leave out without a word, and then send to localhost.
+func endpoint(v string) error {
+	if v == "" {
+		return nil
+	}
+	u, err := url.Parse(v)
+	if err != nil || u.Hostname() == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return errEndpoint
+	}
+	return nil
 }
 
 // Telemetry starts spans and records metrics. All methods are safe for concurrent use, and on a nil Telemetry they

@@ -47,6 +47,14 @@ func TestEndpointSwitchesExportOn(t *testing.T) {
 			env: map[string]string{"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL": "http/json"},
 			err: `environment variable OTEL_EXPORTER_OTLP_PROTOCOL is "http/json": allowed are http/protobuf and grpc`,
 		},
+		"bad endpoint": {
+			env: map[string]string{"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "::nonsense"},
+			err: `environment variable OTEL_EXPORTER_OTLP_TRACES_ENDPOINT is "::nonsense": set it to the URL of a collector, such as http://collector:4318`,
+		},
+		"endpoint without a scheme": {
+			env: map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4318", "OTEL_METRICS_EXPORTER": "none"},
+			err: `environment variable OTEL_EXPORTER_OTLP_ENDPOINT is "collector:4318": set it to the URL of a collector, such as http://collector:4318`,
+		},
 		"bad exporter": {
 			env: map[string]string{"OTEL_TRACES_EXPORTER": "zipkin"},
 			err: `environment variable OTEL_TRACES_EXPORTER is "zipkin": ark exports otlp or none`,

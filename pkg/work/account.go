@@ -35,6 +35,26 @@ func (s *Service) Account(ctx context.Context, key queue.Key) (task.Usage, error
 	return a.usage, nil
 }
 
+// BudgetState is how far a budget is used up, in tokens.
+type BudgetState struct {
+	Spent    int64 // within the window
+	Reserved int64 // by calls that are under way
+	// ResetsAt is when the first of a used-up budget's tokens leave the window; zero while some are free, and for a
+	// budget without a window.
+	ResetsAt time.Time
+}
+
+// Budget reads a budget of a namespace as it is stored: one look into the stream. One that nobody has used is empty. It
+// is for whoever shows budgets, in the process of the service; agents cannot ask for it. The error is ErrUnavailable.
+func (s *Service) Budget(ctx context.Context, namespace string, b task.Budget) (BudgetState, error) {
+	scope, err := s.book.readScope(ctx, scopeKey{namespace, b.Scope})
+	if err != nil {
+		return BudgetState{}, err
+	}
+	v := scope.state.Decide(limitOf(b), "", 1, s.cfg.Now())
+	return BudgetState{Spent: v.Spent, Reserved: v.Reserved, ResetsAt: v.FreesAt}, nil
+}
+
 // callsEnded returns when no call of a task is open any more, or the time is over.
 func (b *book) callsEnded(ctx context.Context, key queue.Key, patience time.Duration) error {
 	timer := time.NewTimer(patience)

@@ -34,15 +34,21 @@ const (
 	testVersion = "v1.2.3"
 )
 
-// buildOnce makes the image for two platforms the way that people do, once for all tests.
-var buildOnce = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "ark-image-test-")
-	if err != nil {
-		return "", err
-	}
-	archive := filepath.Join(dir, "ark-image.tar")
-	return archive, run(context.Background(), buildArgs(archive), io.Discard)
-})
+// once is the image for two platforms, built the way that people build it, for all tests that need it.
+var once struct {
+	sync.Once
+	dir string
+	err error
+}
+
+func builtArchive() (string, error) {
+	once.Do(func() {
+		if once.dir, once.err = os.MkdirTemp("", "ark-image-test-"); once.err == nil {
+			once.err = run(context.Background(), buildArgs(filepath.Join(once.dir, "ark-image.tar")), io.Discard)
+		}
+	})
+	return filepath.Join(once.dir, "ark-image.tar"), once.err
+}
 
 func buildArgs(archive string) []string {
 	return []string{"build", "-version", testVersion, "-name", testName, "-platforms", "linux/amd64,linux/arm64", "-o", archive}
@@ -50,15 +56,13 @@ func buildArgs(archive string) []string {
 
 func TestMain(m *testing.M) {
 	code := m.Run()
-	if archive, err := buildOnce(); err == nil {
-		os.RemoveAll(filepath.Dir(archive))
-	}
+	os.RemoveAll(once.dir)
 	os.Exit(code)
 }
 
 func built(t *testing.T) (archive string, index v1.ImageIndex) {
 	t.Helper()
-	archive, err := buildOnce()
+	archive, err := builtArchive()
 	require.NoError(t, err)
 	dir := t.TempDir()
 	in, err := os.Open(archive)

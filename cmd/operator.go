@@ -32,7 +32,10 @@ type operatorFlags struct {
 	watch               []string
 
 	store, storeSize    string
+	natsListen          string
+	natsAdvertise       string
 	natsURL, natsCreds  string
+	natsCA              string
 	natsReplicas        int
 	metricsListen       string
 	agentImage          string
@@ -67,8 +70,11 @@ func newOperator(s *streams) *cobra.Command {
 	fl.StringSliceVar(&f.watch, "watch-namespaces", nil, "namespaces to look after, separated by commas (default all)")
 	fl.StringVar(&f.store, "store", "", "folder of the embedded queue's store")
 	fl.StringVar(&f.storeSize, "store-size", "", "what the embedded queue may store, such as 8Gi")
+	fl.StringVar(&f.natsListen, "nats-listen", ":4222", "address of the embedded queue's port")
+	fl.StringVar(&f.natsAdvertise, "nats-advertise", "tls://ark-nats.ark-system.svc:4222", "where agents reach the embedded queue")
 	fl.StringVar(&f.natsURL, "nats-url", "", "an external NATS with JetStream instead of the embedded one")
 	fl.StringVar(&f.natsCreds, "nats-creds", "", "credentials file for the external NATS")
+	fl.StringVar(&f.natsCA, "nats-ca", "", "authority of the external NATS's certificate, a file")
 	fl.IntVar(&f.natsReplicas, "nats-replicas", 1, "replicas of the streams in the external NATS")
 	fl.StringVar(&f.metricsListen, "metrics-listen", ":8080", "address of /healthz, /readyz and /metrics; empty for none")
 	fl.StringVar(&f.agentImage, "agent-image", "", "image of agents' pods: the operator's own")
@@ -159,7 +165,8 @@ func (f *operatorFlags) config() (operator.Config, error) {
 		Clients: clients, Namespace: cmp.Or(f.namespace, os.Getenv("POD_NAMESPACE"), "ark-system"),
 		Identity: cmp.Or(os.Getenv("POD_NAME"), identity), Watch: f.watch,
 		Queue: operator.QueueConfig{
-			Store: f.store, StoreBytes: size, URL: f.natsURL, Credentials: f.natsCreds, Replicas: f.natsReplicas,
+			Store: f.store, StoreBytes: size, Listen: f.natsListen, Advertise: f.natsAdvertise,
+			URL: f.natsURL, Credentials: f.natsCreds, CA: f.natsCA, Replicas: f.natsReplicas,
 		},
 		Agents: operator.AgentsConfig{Image: f.agentImage, EnvFrom: f.agentEnvFrom, Env: env},
 		Listen: f.metricsListen, Workers: f.workers, LeaderElect: f.leaderElect || f.natsURL != "",

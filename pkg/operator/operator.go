@@ -112,6 +112,9 @@ func (o *Operator) Run(ctx context.Context) error {
 	if o.service, err = work.NewService(o.queue.Queue, o.queue.conn, o.workConfig()); err != nil {
 		return fmt.Errorf("operator: %w", err)
 	}
+	if err := o.followAgents(); err != nil {
+		return fmt.Errorf("operator: %w", err)
+	}
 	return o.work(ctx)
 }
 
@@ -136,6 +139,10 @@ func (o *Operator) work(ctx context.Context) error {
 	defer stop()
 	services, serving := errgroup.WithContext(serving)
 	services.Go(func() error { return o.service.Run(serving) })
+	services.Go(func() error {
+		o.renewKeys(serving)
+		return nil
+	})
 	control, end := context.WithCancelCause(ctx)
 	defer end(nil)
 	context.AfterFunc(serving, func() { end(context.Cause(serving)) })

@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"arkonis.dev/ark/pkg/queue"
+	"arkonis.dev/ark/pkg/queue/identity"
 )
 
 // QueueConfig says where the queue is: embedded, with its store in a folder, or an external NATS.
@@ -17,8 +17,11 @@ type QueueConfig struct {
 	// Store is the folder of the embedded server's streams; StoreBytes is what they may take, 0 for the default.
 	Store      string
 	StoreBytes int64
-	// URL of an external NATS with JetStream; then nothing is embedded. Credentials is a file, or empty.
-	URL, Credentials string
+	// Listen is the address of the embedded server's port, Advertise where agents reach it, such as
+	// tls://ark-nats.ark-system.svc:4222.
+	Listen, Advertise string
+	// URL of an external NATS with JetStream; then nothing is embedded. Credentials and CA are files, or empty.
+	URL, Credentials, CA string
 	// Replicas of the streams in an external NATS.
 	Replicas int
 }
@@ -29,6 +32,8 @@ func (c *QueueConfig) validate() error {
 		return errors.New("operator: the queue needs a Store folder or the URL of an external NATS")
 	case c.Store != "" && c.URL != "":
 		return errors.New("operator: the queue has both a Store folder and the URL of an external NATS: give one")
+	case c.URL == "" && c.Listen != "" && c.Advertise == "":
+		return errNoAdvertise
 	case c.StoreBytes < 0:
 		return fmt.Errorf("operator: StoreBytes: %d is negative", c.StoreBytes)
 	default:
@@ -41,6 +46,8 @@ type queueParts struct {
 	*queue.Queue
 	conn   *nats.Conn
 	server *queue.Server // nil with an external NATS
+	keys   *keys         // nil with an external NATS
+	access func(agent identity.Agent, current []byte) (access, error)
 }
 
 func (p *queueParts) close() {
@@ -52,7 +59,11 @@ func (p *queueParts) close() {
 }
 
 func openQueue(ctx context.Context, cfg *Config) (*queueParts, error) {
-	p, err := connectQueue(ctx, cfg.Queue, cfg.Logger)
+	open := embed
+	if cfg.Queue.URL != "" {
+		open = join
+	}
+	p, err := open(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("operator: %w", err)
 	}
@@ -67,23 +78,36 @@ func openQueue(ctx context.Context, cfg *Config) (*queueParts, error) {
 	return p, nil
 }
 
-func connectQueue(ctx context.Context, c QueueConfig, log *slog.Logger) (*queueParts, error) {
-	const name = "ark operator"
-	if c.URL != "" {
-		conn, err := queue.Connect(queue.Address{URL: c.URL, Credentials: c.Credentials}, name, log)
-		if err != nil {
-			return nil, err
-		}
-		return &queueParts{conn: conn}, nil
-	}
-	server, err := queue.StartServer(ctx, queue.ServerConfig{StoreDir: c.Store, SyncAlways: true, Logger: log})
+const connectionName = "ark operator"
+
+// join connects to an external NATS.
+func join(_ context.Context, cfg *Config) (*queueParts, error) {
+	q := &cfg.Queue
+	conn, err := queue.Connect(queue.Address{URL: q.URL, Credentials: q.Credentials, CA: q.CA}, connectionName, cfg.Logger)
 	if err != nil {
 		return nil, err
 	}
-	conn, err := server.Connect(name)
+	return &queueParts{conn: conn, access: external{q.URL, q.Credentials, q.CA}.access}, nil
+}
+
+// embed starts the embedded server.
+func embed(ctx context.Context, cfg *Config) (*queueParts, error) {
+	k, err := openKeys(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	authority, _ := k.current()
+	server, err := queue.StartServer(ctx, queue.ServerConfig{
+		StoreDir: cfg.Queue.Store, SyncAlways: true, Logger: cfg.Logger,
+		Authority: authority, Listen: cfg.Queue.Listen, Certificate: k.cert,
+	})
+	if err != nil {
+		return nil, err
+	}
+	conn, err := server.Connect(connectionName)
 	if err != nil {
 		server.Shutdown()
 		return nil, err
 	}
-	return &queueParts{conn: conn, server: server}, nil
+	return &queueParts{conn: conn, server: server, keys: k, access: k.access}, nil
 }

@@ -165,6 +165,7 @@ func (o *Operator) control(ctx context.Context) {
 	for _, c := range o.controllers {
 		group.Go(func() { c.Run(ctx) })
 	}
+	<-ctx.Done()
 	group.Wait()
 }
 

@@ -1,0 +1,262 @@
+package operator
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/watch"
+
+	v1alpha1 "arkonis.dev/ark/pkg/apis/v1alpha1"
+	"arkonis.dev/ark/e2e/cluster/apiserver"
+	"arkonis.dev/ark/pkg/kube"
+)
+
+// shared is what all tests of the package use: one API server with ark's kinds, and the built command.
+var shared struct {
+	api *apiserver.Server
+	ark string
+}
+
+func TestMain(m *testing.M) {
+	code, err := run(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+func run(m *testing.M) (code int, err error) {
+	ctx := context.Background()
+	dir, err := os.MkdirTemp("", "ark-operator-")
+	if err != nil {
+		return 1, err
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	shared.ark = filepath.Join(dir, "ark")
+	if out, err := exec.CommandContext(ctx, "go", "build", "-o", shared.ark, "../..").CombinedOutput(); err != nil {
+		return 1, fmt.Errorf("build ark: %w: %s", err, out)
+	}
+	if shared.api, err = apiserver.Launch(ctx, os.Stderr); err != nil {
+		return 1, err
+	}
+	defer func() { err = errors.Join(err, shared.api.Close()) }()
+	if out, err := kubectl(ctx, "apply", "--server-side", "-f", "../../crds"); err != nil {
+		return 1, fmt.Errorf("install ark's kinds: %w: %s", err, out)
+	}
+	if out, err := kubectl(ctx, "wait", "--for=condition=Established", "crd", "--all", "--timeout=60s"); err != nil {
+		return 1, fmt.Errorf("install ark's kinds: %w: %s", err, out)
+	}
+	return m.Run(), nil
+}
+
+func kubectl(ctx context.Context, args ...string) (string, error) {
+	args = append([]string{"--kubeconfig", shared.api.Kubeconfig()}, args...)
+	out, err := exec.CommandContext(ctx, shared.api.Kubectl(), args...).CombinedOutput()
+	return string(out), err
+}
+
+// world is a namespace with an operator of its own that looks after it alone.
+type world struct {
+	t         *testing.T
+	clients   *kube.Clients
+	namespace string // of the objects
+	system    string // of the operator
+	store     string
+	args      []string // of the operator
+	operator  *operator
+	nats      string // address of the operator's queue port
+}
+
+// patience is how long anything may take on a machine that is busy with other things.
+const patience = 2 * time.Minute
+
+func newWorld(t *testing.T, args ...string) *world {
+	t.Helper()
+	clients, err := kube.NewClients(shared.api.REST())
+	require.NoError(t, err)
+	w := &world{t: t, clients: clients, store: t.TempDir(), args: args}
+	w.namespace, w.system = w.makeNamespace("work-"), w.makeNamespace("system-")
+	w.nats = freeAddress(t)
+	return w
+}
+
+func (w *world) makeNamespace(prefix string) string {
+	w.t.Helper()
+	ns, err := w.clients.Core.CoreV1().Namespaces().Create(w.t.Context(),
+		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: prefix}}, metav1.CreateOptions{})
+	require.NoError(w.t, err)
+	return ns.Name
+}
+
+// freeAddress is a loopback address that nobody listens on.
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	require.NoError(t, l.Close())
+	return l.Addr().String()
+}
+
+// operator is a process of ark operator.
+type operator struct {
+	w    *world
+	cmd  *exec.Cmd
+	logs *logs
+	http string // address of its probes
+	done chan struct{}
+}
+
+// logs keeps what a process says, for a test that fails.
+type logs struct {
+	mu  sync.Mutex
+	all bytes.Buffer
+}
+
+func (l *logs) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.all.Write(p)
+}
+
+func (l *logs) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.all.String()
+}
+
+// command is ark operator for the world.
+func (w *world) command(args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(w.t.Context(), shared.ark, append(append([]string{
+		"operator", "--kubeconfig", shared.api.Kubeconfig(), "--namespace", w.system, "--watch-namespaces", w.namespace,
+		"--store", w.store, "--nats-listen", w.nats, "--nats-advertise", "tls://" + w.nats, "--metrics-listen", "",
+		"--log-level", "debug", "--log-format", "text",
+	}, w.args...), args...)...)
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.TempDir(), "TMPDIR=" + os.TempDir()}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	return cmd
+}
+
+// start starts the world's operator and returns when it is ready.
+func (w *world) start() *operator {
+	w.t.Helper()
+	o := &operator{w: w, logs: &logs{}, http: freeAddress(w.t), done: make(chan struct{})}
+	o.cmd = w.command("--metrics-listen", o.http)
+	o.cmd.Stderr, o.cmd.Stdout = o.logs, o.logs
+	require.NoError(w.t, o.cmd.Start())
+	go func() {
+		defer close(o.done)
+		_ = o.cmd.Wait()
+	}()
+	w.operator = o
+	w.t.Cleanup(func() {
+		o.kill()
+		if w.t.Failed() {
+			w.t.Logf("operator %d:\n%s", o.cmd.Process.Pid, o.logs)
+		}
+	})
+	require.EventuallyWithT(w.t, func(c *assert.CollectT) {
+		require.NoError(c, o.ready(w.t.Context()))
+	}, patience, 50*time.Millisecond)
+	return o
+}
+
+func (o *operator) ready(ctx context.Context) error {
+	select {
+	case <-o.done:
+		return fmt.Errorf("the operator has ended: %s", o.cmd.ProcessState)
+	default:
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+o.http+"/readyz", nil)
+	if err != nil {
+		return err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if resp.StatusCode != http.StatusOK {
+		return errors.New(resp.Status)
+	}
+	return nil
+}
+
+// kill ends the operator with SIGKILL.
+func (o *operator) kill() {
+	_ = o.cmd.Process.Kill()
+	<-o.done
+}
+
+// stop asks the operator to end and returns how it did.
+func (o *operator) stop() *os.ProcessState {
+	o.w.t.Helper()
+	require.NoError(o.w.t, o.cmd.Process.Signal(syscall.SIGTERM))
+	select {
+	case <-o.done:
+	case <-time.After(patience):
+		o.w.t.Fatal("the operator did not end")
+	}
+	return o.cmd.ProcessState
+}
+
+// apply applies YAML in the world's namespace.
+func (w *world) apply(yaml string) {
+	w.t.Helper()
+	cmd := exec.CommandContext(w.t.Context(), shared.api.Kubectl(), "--kubeconfig", shared.api.Kubeconfig(), "-n", w.namespace, "apply", "-f", "-")
+	cmd.Stdin = strings.NewReader(yaml)
+	out, err := cmd.CombinedOutput()
+	require.NoError(w.t, err, string(out))
+}
+
+// until watches an object of a kind until a condition holds, and returns it.
+func until[T kube.Object](w *world, c interface {
+	Watch(context.Context, metav1.ListOptions) (watch.Interface, error)
+}, name, what string, ok func(T) bool,
+) T {
+	w.t.Helper()
+	ctx, cancel := context.WithTimeout(w.t.Context(), patience)
+	defer cancel()
+	var last T
+	for ctx.Err() == nil {
+		// A watch without a version begins with what is there.
+		events, err := c.Watch(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + name})
+		if err != nil {
+			continue
+		}
+		for e := range events.ResultChan() {
+			if o, is := e.Object.(T); is && e.Type != watch.Deleted {
+				if last = o; ok(o) {
+					events.Stop()
+					return o
+				}
+			}
+		}
+	}
+	w.t.Fatalf("%s: %s did not come; last seen: %+v", name, what, last)
+	return last
+}
+
+// agent is an ArkAgent that is as it was applied.
+func (w *world) agent(name string) *v1alpha1.ArkAgent {
+	w.t.Helper()
+	a, err := w.clients.Agents(w.namespace).Get(w.t.Context(), name, metav1.GetOptions{})
+	require.NoError(w.t, err)
+	return a
+}

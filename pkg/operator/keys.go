@@ -196,7 +196,7 @@ func (k *keys) current() (*identity.Authority, time.Time) {
 // run renews the keys when they are due, until ctx ends. renewed is called after each change.
 func (k *keys) run(ctx context.Context, accounts *identity.Accounts, renewed func()) {
 	for {
-		authority, again := k.current()
+		_, again := k.current()
 		wait := max(again.Sub(k.now()), keysRetry)
 		timer := time.NewTimer(wait)
 		select {
@@ -207,7 +207,7 @@ func (k *keys) run(ctx context.Context, accounts *identity.Accounts, renewed fun
 		}
 		changed, err := k.renew(ctx)
 		if err == nil && changed {
-			authority, _ = k.current()
+			authority, _ := k.current()
 			err = accounts.Use(authority)
 			renewed()
 		}

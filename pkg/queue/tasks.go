@@ -222,17 +222,18 @@ const retryWait = 200 * time.Millisecond
 type puller struct {
 	t *Tasks
 
-	sub    *nats.Subscription
-	msgs   chan *nats.Msg
-	status chan nats.Status
-	asked  int              // messages that the server still owes
-	heard  time.Time        // when it last said something
-	looked time.Time        // when it was last asked what is pending
-	retry  <-chan time.Time // set while the subscription is broken
+	sub     *nats.Subscription
+	msgs    chan *nats.Msg
+	status  chan nats.Status
+	leaving sync.WaitGroup   // subscriptions that were replaced and have not ended
+	asked   int              // messages that the server still owes
+	heard   time.Time        // when it last said something
+	looked  time.Time        // when it was last asked what is pending
+	retry   <-chan time.Time // set while the subscription is broken
 }
 
 func newPuller(t *Tasks) (*puller, error) {
-	p := &puller{t: t, status: t.q.nc.StatusChanged(nats.CONNECTED)}
+	p := &puller{t: t, status: t.q.nc.StatusChanged(nats.RECONNECTING, nats.CONNECTED)}
 	if err := p.subscribe(); err != nil {
 		t.q.nc.RemoveStatusListener(p.status)
 		return nil, err
@@ -258,13 +259,18 @@ func (p *puller) run() {
 			p.ask()
 		case <-p.t.turned:
 			p.turn()
-		case _, ok := <-status:
-			if !ok {
+		case now, ok := <-status:
+			switch {
+			case !ok:
 				status = nil // the connection is closed for good; Stop is still to come
-				continue
+			case now == nats.RECONNECTING:
+				// A server may take the subscription, when it is back, for the one of requests that it has forgotten
+				// how to answer.
+				_ = p.sub.Unsubscribe()
+			default:
+				// The server has forgotten the requests of the connection before.
+				p.renew()
 			}
-			// The server has forgotten the requests of the connection before.
-			p.renew()
 		case <-p.retry:
 			p.renew()
 		case <-watch.C:
@@ -360,13 +366,20 @@ func (p *puller) renew() {
 		p.broken(err)
 		return
 	}
-	_ = old.Unsubscribe()
-	for len(pending) > 0 {
-		if m := <-pending; m.Reply != "" {
-			p.t.deliver(m)
-		}
-	}
+	p.leave(old, pending)
 	p.ask()
+}
+
+// leave ends a subscription that was replaced. Its requests may still be answered until the server knows, also after a
+// reconnect, which brings back its interest before there are new requests.
+func (p *puller) leave(old *nats.Subscription, msgs <-chan *nats.Msg) {
+	p.leaving.Go(func() {
+		p.finish(old, msgs, func(m *nats.Msg) {
+			if m.Reply != "" {
+				p.t.deliver(m)
+			}
+		})
+	})
 }
 
 // turn follows Pause and Resume. The requests that the server has stay open until the subscription ends, so it ends
@@ -392,17 +405,12 @@ func (p *puller) subscribe() error {
 	return nil
 }
 
-// drain ends the subscription so that no message is lost on the way, and hands back everything that nobody took.
+// drain ends the subscription and hands back everything that nobody took.
 func (p *puller) drain() {
-	closed := make(chan struct{})
-	p.sub.SetClosedHandler(func(string) { close(closed) })
-	if err := p.sub.Drain(); err == nil {
-		p.discard(closed)
-	}
+	p.finish(p.sub, p.msgs, p.handBack)
+	p.leaving.Wait()
 	for {
 		select {
-		case m := <-p.msgs:
-			p.handBack(m)
 		case d := <-p.t.out:
 			d.handBack()
 		default:
@@ -411,16 +419,27 @@ func (p *puller) drain() {
 	}
 }
 
-func (p *puller) discard(closed <-chan struct{}) {
+// finish ends a subscription so that no message is lost on the way, and passes what still comes.
+func (p *puller) finish(sub *nats.Subscription, msgs <-chan *nats.Msg, pass func(*nats.Msg)) {
+	closed := make(chan struct{})
+	sub.SetClosedHandler(func(string) { close(closed) })
 	limit := time.NewTimer(p.t.q.cfg.Timeout)
 	defer limit.Stop()
+	for ended := sub.Drain() != nil; !ended; {
+		select {
+		case m := <-msgs:
+			pass(m)
+		case <-closed:
+			ended = true
+		case <-limit.C:
+			ended = true
+		}
+	}
 	for {
 		select {
-		case m := <-p.msgs:
-			p.handBack(m)
-		case <-closed:
-			return
-		case <-limit.C:
+		case m := <-msgs:
+			pass(m)
+		default:
 			return
 		}
 	}

@@ -47,8 +47,10 @@ type Config struct {
 // Accounts tells a server who may connect. It is a server's account resolver: one of ark's own account and of the agents
 // that were allowed, and nobody else. It is safe for concurrent use.
 type Accounts struct {
-	cfg      Config
-	operator nkeys.KeyPair // signs accounts, lives as long as the process
+	cfg Config
+	// operator signs accounts, and owner the logins to ark's own. They live as long as the process. Nothing of ark's own
+	// account ever changes: the server would forget how to answer what agents have asked.
+	operator, owner nkeys.KeyPair
 
 	change sync.Mutex // one change at a time, told to the server before the next
 
@@ -68,9 +70,17 @@ func NewAccounts(authority *Authority, cfg Config) (*Accounts, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make accounts: %w", err)
 	}
-	a := &Accounts{cfg: cfg, operator: operator, authority: authority, tokens: map[string]string{}, agents: map[string]Agent{}}
+	owner, err := nkeys.CreateAccount()
+	if err != nil {
+		return nil, fmt.Errorf("make accounts: %w", err)
+	}
+	a := &Accounts{cfg: cfg, operator: operator, owner: owner, authority: authority, tokens: map[string]string{}, agents: map[string]Agent{}}
 	// The server's own account has no signing key: nobody can log in to it.
-	for _, c := range []*jwt.AccountClaims{jwt.NewAccountClaims(systemAccount()), a.mainClaims()} {
+	main, err := a.mainClaims()
+	if err != nil {
+		return nil, fmt.Errorf("make accounts: %w", err)
+	}
+	for _, c := range []*jwt.AccountClaims{jwt.NewAccountClaims(systemAccount()), main} {
 		if a.tokens[c.Subject], err = c.Encode(operator); err != nil {
 			return nil, fmt.Errorf("make accounts: %w", err)
 		}
@@ -161,7 +171,7 @@ func (a *Accounts) Use(authority *Authority) error {
 	defer a.change.Unlock()
 	a.mu.Lock()
 	a.authority = authority
-	claims := []*jwt.AccountClaims{a.mainClaims()}
+	claims := make([]*jwt.AccountClaims, 0, len(a.agents))
 	for _, agent := range a.agents {
 		claims = append(claims, a.agentClaims(agent))
 	}
@@ -203,17 +213,19 @@ func (a *Accounts) Login() (nats.Option, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make a user: %w", err)
 	}
-	token := func() (string, error) {
-		a.mu.Lock()
-		authority := a.authority
-		a.mu.Unlock()
-		return authority.user(user, mainAccount(), "ark", 0)
+	token, err := encodeUser(user, a.owner, mainAccount(), "ark", 0)
+	if err != nil {
+		return nil, fmt.Errorf("make a user: %w", err)
 	}
-	return nats.UserJWT(token, user.Sign), nil
+	return nats.UserJWT(func() (string, error) { return token, nil }, user.Sign), nil
 }
 
-func (a *Accounts) mainClaims() *jwt.AccountClaims {
-	c := a.claims(mainAccount(), "ark")
+func (a *Accounts) mainClaims() (*jwt.AccountClaims, error) {
+	public, err := a.owner.PublicKey()
+	if err != nil {
+		return nil, err
+	}
+	c := newClaims(mainAccount(), "ark", public)
 	c.Limits.JetStreamLimits = jwt.JetStreamLimits{
 		MemoryStorage: jwt.NoLimit, DiskStorage: jwt.NoLimit, Streams: jwt.NoLimit, Consumer: jwt.NoLimit,
 		MaxAckPending: jwt.NoLimit, MemoryMaxStreamBytes: jwt.NoLimit, DiskMaxStreamBytes: jwt.NoLimit,
@@ -230,11 +242,11 @@ func (a *Accounts) mainClaims() *jwt.AccountClaims {
 	for _, s := range a.cfg.Streams {
 		c.Exports.Add(&jwt.Export{Subject: jwt.Subject(s), Type: jwt.Stream})
 	}
-	return c
+	return c, nil
 }
 
 func (a *Accounts) agentClaims(agent Agent) *jwt.AccountClaims {
-	c := a.claims(agent.account(), agent.String())
+	c := newClaims(agent.account(), agent.String(), a.authority.public()...)
 	g := a.cfg.Grants(agent)
 	for _, s := range g.Send {
 		c.Imports.Add(&jwt.Import{Account: mainAccount(), Subject: jwt.Subject(s), Type: jwt.Service})
@@ -253,21 +265,18 @@ func (a *Accounts) agentClaims(agent Agent) *jwt.AccountClaims {
 	return c
 }
 
-// claims of an account that can do nothing yet.
-func (a *Accounts) claims(account, name string) *jwt.AccountClaims {
+// newClaims are of an account that can do nothing yet.
+func newClaims(account, name string, keys ...string) *jwt.AccountClaims {
 	c := jwt.NewAccountClaims(account)
 	c.Name = name
 	c.Limits.LeafNodeConn, c.Limits.DisallowBearer = 0, true
-	for _, k := range a.authority.keys {
-		c.SigningKeys.Add(k.public)
-	}
+	c.SigningKeys.Add(keys...)
 	return c
 }
 
-// closed are the claims of an account that has ended.
+// closed are the claims of an account that has ended: no key lets anybody in, and nobody may be in.
 func closed(account string) *jwt.AccountClaims {
 	c := jwt.NewAccountClaims(account)
-	c.Expires = 1
 	c.Limits.Conn, c.Limits.Subs, c.Limits.Payload, c.Limits.LeafNodeConn = 0, 0, 0, 0
 	return c
 }

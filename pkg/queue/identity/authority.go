@@ -205,7 +205,7 @@ func (a *Authority) Credentials(agent Agent, now time.Time, lifetime time.Durati
 	if err != nil {
 		return nil, fmt.Errorf("make credentials of agent %s: %w", agent, err)
 	}
-	token, err := a.user(user, agent.account(), agent.String(), now.Add(lifetime).Unix())
+	token, err := encodeUser(user, a.keys[0].pair, agent.account(), agent.String(), now.Add(lifetime).Unix())
 	if err != nil {
 		return nil, fmt.Errorf("make credentials of agent %s: %w", agent, err)
 	}
@@ -220,16 +220,25 @@ func (a *Authority) Credentials(agent Agent, now time.Time, lifetime time.Durati
 	return file, nil
 }
 
-// user lets the holder of a key into an account. What it may do there is the account's to say.
-func (a *Authority) user(key nkeys.KeyPair, account, name string, expires int64) (string, error) {
-	public, err := key.PublicKey()
+func (a *Authority) public() []string {
+	keys := make([]string, 0, len(a.keys))
+	for _, k := range a.keys {
+		keys = append(keys, k.public)
+	}
+	return keys
+}
+
+// encodeUser lets the holder of a key into an account, until a time if it is not 0. What it may do there is the account's
+// to say.
+func encodeUser(user, signer nkeys.KeyPair, account, name string, expires int64) (string, error) {
+	public, err := user.PublicKey()
 	if err != nil {
 		return "", err
 	}
 	c := jwt.NewUserClaims(public)
 	c.Name, c.IssuerAccount, c.Expires = name, account, expires
 	c.AllowedConnectionTypes = jwt.StringList{jwt.ConnectionTypeStandard, jwt.ConnectionTypeInProcess}
-	return c.Encode(a.keys[0].pair)
+	return c.Encode(signer)
 }
 
 // Expiry is when credentials end, which is when to have replaced them.

@@ -2,6 +2,7 @@ package queue
 
 import (
 	"context"
+	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -13,25 +14,25 @@ import (
 )
 
 // takeFrom makes the agent's durable consumer, or gives it another AckWait. It outlives this process: what it has not
-// acknowledged is delivered to another one.
-func (q *Queue) takeFrom(ctx context.Context, namespace, agent string, ackWait time.Duration) error {
+// acknowledged is delivered to another one. It returns the consumer's name.
+func (q *Queue) takeFrom(ctx context.Context, namespace, agent string, ackWait time.Duration) (consumer string, err error) {
 	ctx, cancel := q.bounded(ctx)
 	defer cancel()
 	if q.desk != nil {
 		return q.desk.takeFrom(ctx, namespace, agent, ackWait)
 	}
-	c := taskConsumer(namespace, agent, ackWait)
+	c := q.taskConsumer(namespace, agent, ackWait)
 	if _, err := q.js.CreateOrUpdateConsumer(ctx, StreamTasks, c); err != nil {
-		return fmt.Errorf("consumer %s: %w", c.Durable, err)
+		return "", fmt.Errorf("consumer %s: %w", c.Durable, err)
 	}
 	q.see(c.Durable)
-	return nil
+	return c.Durable, nil
 }
 
 // awaitedBy makes the agent's consumer unless it is there. No task may be in the queue without one: the server lets
 // the holder of any consumer acknowledge, and so remove, messages that no consumer is to get.
 func (q *Queue) awaitedBy(ctx context.Context, namespace, agent string) error {
-	c := taskConsumer(namespace, agent, DefaultAckWait)
+	c := q.taskConsumer(namespace, agent, DefaultAckWait)
 	if q.sees(c.Durable) {
 		return nil
 	}
@@ -64,7 +65,7 @@ func (q *Queue) waiting(ctx context.Context, namespace, agent string) (uint64, e
 	if q.desk != nil {
 		return q.desk.waiting(ctx, namespace, agent)
 	}
-	c, err := q.js.Consumer(ctx, StreamTasks, consumerName(namespace, agent))
+	c, err := q.js.Consumer(ctx, StreamTasks, consumerName(q.cfg.ConsumerKey, namespace, agent))
 	if err != nil {
 		return 0, err
 	}
@@ -73,9 +74,9 @@ func (q *Queue) waiting(ctx context.Context, namespace, agent string) (uint64, e
 
 // taskConsumer has no limit on deliveries and on what is unacknowledged: the first would leave a task behind for good,
 // the second would let idle pods starve.
-func taskConsumer(namespace, agent string, ackWait time.Duration) jetstream.ConsumerConfig {
+func (q *Queue) taskConsumer(namespace, agent string, ackWait time.Duration) jetstream.ConsumerConfig {
 	return jetstream.ConsumerConfig{
-		Durable:       consumerName(namespace, agent),
+		Durable:       consumerName(q.cfg.ConsumerKey, namespace, agent),
 		Description:   "tasks of agent " + strconv.QuoteToASCII(namespace+"/"+agent),
 		FilterSubject: "ark.task." + Token(namespace) + "." + Token(agent) + ".*",
 		AckPolicy:     jetstream.AckExplicitPolicy,
@@ -86,12 +87,22 @@ func taskConsumer(namespace, agent string, ackWait time.Duration) jetstream.Cons
 	}
 }
 
-// consumerName is readable where the names are short; the server's limit is 255 bytes.
-func consumerName(namespace, agent string) string {
+// consumerName is readable where the names are short; the server's limit is 255 bytes. With a key it ends in what nobody
+// guesses without it.
+//
+// The name is what protects a consumer: a request that enters ark's account gets a one-time reply subject from the server,
+// except when its reply begins with $JS.ACK. That one is left as it is, and what JetStream answers there, a message
+// without a body, acknowledges whatever task the subject names. Who does not know the consumer cannot name it.
+func consumerName(key []byte, namespace, agent string) string {
 	name := Token(namespace) + "__" + Token(agent)
-	if len(name) <= 120 {
+	if len(name) > 120 {
+		sum := sha256.Sum256([]byte(name))
+		name = name[:80] + "__" + hex.EncodeToString(sum[:16])
+	}
+	if len(key) == 0 {
 		return name
 	}
-	sum := sha256.Sum256([]byte(name))
-	return name[:80] + "__" + hex.EncodeToString(sum[:16])
+	mac := hmac.New(sha256.New, key)
+	mac.Write([]byte(name))
+	return name + "__" + hex.EncodeToString(mac.Sum(nil)[:16])
 }

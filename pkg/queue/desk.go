@@ -56,8 +56,10 @@ type deskRequest struct {
 type deskReply struct {
 	Won     bool   `json:"won,omitempty"`     // of deskResult
 	Waiting uint64 `json:"waiting,omitempty"` // of deskWaiting
-	Kind    string `json:"kind,omitempty"`    // of an error
-	Error   string `json:"error,omitempty"`
+	// Consumer is the name of the agent's consumer, of deskConsumer.
+	Consumer string `json:"consumer,omitempty"`
+	Kind     string `json:"kind,omitempty"` // of an error
+	Error    string `json:"error,omitempty"`
 }
 
 // deskKinds are the errors that keep their meaning on the way to an agent.
@@ -85,6 +87,12 @@ func (r *deskReply) err() error {
 		return fmt.Errorf("%w (%s)", e, r.Error)
 	}
 	return errors.New(r.Error)
+}
+
+// Answerable says whether a reply subject is one that only whoever asked listens to: an inbox of the same account, or the
+// one-time subject that the server made for a request from another account.
+func Answerable(reply string) bool {
+	return strings.HasPrefix(reply, nats.InboxPrefix) || strings.HasPrefix(reply, "_R_.")
 }
 
 // ServeAgents answers the requests of agents that are attached to the queue (see Attach), until stop, which waits for
@@ -126,6 +134,9 @@ func (q *Queue) ServeAgents(ctx context.Context) (stop func(), err error) {
 }
 
 func (q *Queue) serveAgent(ctx context.Context, m *nats.Msg) {
+	if !Answerable(m.Reply) {
+		return
+	}
 	ctx, cancel := context.WithTimeout(Extract(ctx, m.Header), q.cfg.Timeout)
 	defer cancel()
 	var reply deskReply
@@ -133,7 +144,7 @@ func (q *Queue) serveAgent(ctx context.Context, m *nats.Msg) {
 		reply.fail(err)
 	}
 	body, err := json.Marshal(reply)
-	if err == nil && m.Reply != "" {
+	if err == nil {
 		err = q.nc.Publish(m.Reply, body)
 	}
 	if err != nil {
@@ -168,7 +179,8 @@ func (q *Queue) atDesk(ctx context.Context, m *nats.Msg, reply *deskReply) (err 
 		if r.AckWait <= 0 || r.AckWait > maxAckWait {
 			return fmt.Errorf("an AckWait of %s is not between 0 and %s", r.AckWait, maxAckWait)
 		}
-		return q.takeFrom(ctx, names[0], names[1], r.AckWait)
+		reply.Consumer, err = q.takeFrom(ctx, names[0], names[1], r.AckWait)
+		return err
 	case verb == deskWaiting && len(names) == 2:
 		reply.Waiting, err = q.waiting(ctx, names[0], names[1])
 		return err
@@ -262,11 +274,12 @@ func (d *deskClient) hello(ctx context.Context) error {
 	return err
 }
 
-func (d *deskClient) takeFrom(ctx context.Context, namespace, agent string, ackWait time.Duration) error {
+func (d *deskClient) takeFrom(ctx context.Context, namespace, agent string, ackWait time.Duration) (consumer string, err error) {
 	if err := d.mine(namespace, agent); err != nil {
-		return err
+		return "", err
 	}
-	return d.tell(ctx, deskSubject(namespace, agent, deskConsumer), deskRequest{AckWait: ackWait})
+	reply, err := d.tell(ctx, deskSubject(namespace, agent, deskConsumer), deskRequest{AckWait: ackWait})
+	return reply.Consumer, err
 }
 
 func (d *deskClient) waiting(ctx context.Context, namespace, agent string) (uint64, error) {
@@ -294,16 +307,16 @@ func (d *deskClient) putAway(ctx context.Context, subject, reason string, unread
 	if err != nil {
 		return err
 	}
-	return d.tell(ctx, deskSubject(d.namespace, d.agent, deskPutAway, id), deskRequest{Reason: reason, Unread: unread})
+	_, err = d.tell(ctx, deskSubject(d.namespace, d.agent, deskPutAway, id), deskRequest{Reason: reason, Unread: unread})
+	return err
 }
 
-func (d *deskClient) tell(ctx context.Context, subject string, r deskRequest) error {
+func (d *deskClient) tell(ctx context.Context, subject string, r deskRequest) (deskReply, error) {
 	body, err := json.Marshal(r)
 	if err != nil {
-		return err
+		return deskReply{}, err
 	}
-	_, err = d.ask(ctx, subject, body)
-	return err
+	return d.ask(ctx, subject, body)
 }
 
 // ask returns what the desk answers. Requests may be sent again.

@@ -23,7 +23,7 @@ const (
 
 // accountsConfig says what agents are given. How long an answer is waited for is a little longer than whoever answers
 // takes at most; a pull lives from heartbeat to heartbeat.
-func accountsConfig(maxPayload int32) identity.Config {
+func accountsConfig(maxPayload int32, key []byte) identity.Config {
 	return identity.Config{
 		Services: []identity.Service{
 			{Subject: pullSubject + "*", Streamed: true, Patience: pullExpiry},
@@ -34,7 +34,7 @@ func accountsConfig(maxPayload int32) identity.Config {
 			{Subject: "ark.progress.*.*.*.*", Patience: time.Second},
 		},
 		Streams: []string{"ark.cancel.*.*.*"},
-		Grants:  grants,
+		Grants:  func(a identity.Agent) identity.Grants { return grants(a, key) },
 		Limits: identity.Limits{
 			Connections: agentConnections, Subscriptions: agentSubscriptions, Payload: int64(maxPayload),
 		},
@@ -43,9 +43,9 @@ func accountsConfig(maxPayload int32) identity.Config {
 
 // grants are an agent's own part of that: to pull and acknowledge its tasks, the desk and the work service under its
 // own name, what it tells those who look on, and cancel hints.
-func grants(a identity.Agent) identity.Grants {
+func grants(a identity.Agent, key []byte) identity.Grants {
 	own := Token(a.Namespace) + "." + Token(a.Name)
-	consumer := consumerName(a.Namespace, a.Name)
+	consumer := consumerName(key, a.Namespace, a.Name)
 	return identity.Grants{
 		Send: []string{
 			pullSubject + consumer,

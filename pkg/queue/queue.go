@@ -63,6 +63,9 @@ type Config struct {
 	Limits   Limits                // DefaultFileBytes or DefaultMemoryBytes shared out if zero
 	Timeout  time.Duration         // DefaultTimeout if 0
 	Logger   *slog.Logger          // slog.Default() if nil
+	// ConsumerKey makes the names of the agents' consumers secret, see Server.ConsumerKey. Agents that are confined to
+	// accounts of their own need it; without one the names are plain.
+	ConsumerKey []byte
 }
 
 func (c *Config) validate() error {

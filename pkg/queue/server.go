@@ -2,6 +2,7 @@ package queue
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -78,6 +79,7 @@ type Server struct {
 	cfg      ServerConfig
 	ns       *server.Server
 	accounts *identity.Accounts // nil without an Authority
+	key      []byte             // see ConsumerKey
 	lock     *dirLock           // nil in memory
 	temp     string             // removed at the end, "" on disk
 
@@ -152,7 +154,10 @@ func (s *Server) options(dir string) (*server.Options, error) {
 		return o, nil
 	}
 	var err error
-	if s.accounts, err = identity.NewAccounts(s.cfg.Authority, accountsConfig(s.cfg.MaxPayload)); err != nil {
+	if s.key, err = consumerKey(dir); err != nil {
+		return nil, err
+	}
+	if s.accounts, err = identity.NewAccounts(s.cfg.Authority, accountsConfig(s.cfg.MaxPayload, s.key)); err != nil {
 		return nil, err
 	}
 	if err := s.accounts.Apply(o); err != nil || s.cfg.Listen == "" {
@@ -231,6 +236,34 @@ func (s *Server) Address() string {
 	}
 	return s.ns.Addr().String()
 }
+
+// ConsumerKey is for the Config of the queue on this server. It lives beside the streams, whose consumers it names; nil
+// without an Authority.
+func (s *Server) ConsumerKey() []byte { return s.key }
+
+// consumerKey reads the key of a store, or makes it.
+func consumerKey(dir string) ([]byte, error) {
+	file := filepath.Join(dir, "consumers.key")
+	key, err := os.ReadFile(filepath.Clean(file))
+	if err == nil && len(key) == keySize {
+		return key, nil
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("read the key of the consumers: %w", err)
+	}
+	key = make([]byte, keySize)
+	rand.Read(key)
+	if err := os.WriteFile(file+".new", key, 0o600); err != nil {
+		return nil, fmt.Errorf("keep the key of the consumers: %w", err)
+	}
+	if err := os.Rename(file+".new", file); err != nil {
+		return nil, fmt.Errorf("keep the key of the consumers: %w", err)
+	}
+	return key, nil
+}
+
+// keySize is in bytes.
+const keySize = 32
 
 // Accounts say which agents are let in. They are nil without an Authority.
 func (s *Server) Accounts() *identity.Accounts { return s.accounts }

@@ -80,7 +80,7 @@ func (q *Queue) Tasks(ctx context.Context, namespace, agent string, cfg TasksCon
 		return nil, fmt.Errorf("take tasks of agent %s/%s: %w", namespace, agent, err)
 	}
 	t := &Tasks{
-		q: q, cfg: cfg, ns: namespace, agent: agent, consumer: consumerName(namespace, agent),
+		q: q, cfg: cfg, ns: namespace, agent: agent,
 		out:    make(chan *Delivery, cfg.Slots),
 		freed:  make(chan struct{}, 1),
 		turned: make(chan struct{}, 1),
@@ -96,7 +96,8 @@ func (q *Queue) Tasks(ctx context.Context, namespace, agent string, cfg TasksCon
 }
 
 func (t *Tasks) start(ctx context.Context) error {
-	if err := t.q.takeFrom(ctx, t.ns, t.agent, t.cfg.AckWait); err != nil {
+	var err error
+	if t.consumer, err = t.q.takeFrom(ctx, t.ns, t.agent, t.cfg.AckWait); err != nil {
 		return err
 	}
 	p, err := newPuller(t)
@@ -352,7 +353,7 @@ func (p *puller) broken(err error) {
 // delivered again after AckWait.
 func (p *puller) renew() {
 	p.retry = nil
-	if err := p.t.q.takeFrom(p.t.ctx, p.t.ns, p.t.agent, p.t.cfg.AckWait); err != nil {
+	if _, err := p.t.q.takeFrom(p.t.ctx, p.t.ns, p.t.agent, p.t.cfg.AckWait); err != nil {
 		if p.t.q.nc.IsClosed() {
 			return
 		}

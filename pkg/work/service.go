@@ -232,7 +232,7 @@ func (s *Service) accept(ctx context.Context, m *nats.Msg, reply func(*nats.Msg)
 
 // respond sends an answer over the connection.
 func (s *Service) respond(answer *nats.Msg) {
-	if answer.Subject == "" {
+	if !queue.Answerable(answer.Subject) {
 		return
 	}
 	if err := s.nc.PublishMsg(answer); err != nil {

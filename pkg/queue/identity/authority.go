@@ -16,7 +16,8 @@
 // those, and subscribe to its inboxes and the streams of its Grants. Two walls stand one behind the other: permissions
 // of the user refuse everything else, and the account has nothing else to reach: no JetStream of its own, no import.
 // A reply subject is a subject of the agent's own account, whatever it says: the server puts a one-time subject in its
-// place before a request enters ark's account.
+// place before a request enters ark's account. It leaves replies that begin with $JS.ACK as they are, which is why the
+// names of the consumers of tasks are secret: nobody can name the task of another agent there.
 //
 // # What is not isolated
 //

@@ -93,6 +93,7 @@ type world struct {
 	authority   *identity.Authority
 	certificate *queue.Certificate
 	config      queue.ServerConfig
+	ackWait     time.Duration // of pods that are started from now on
 
 	server *queue.Server
 	queue  *queue.Queue
@@ -125,7 +126,7 @@ func (w *world) start() {
 	w.config.Listen = w.server.Address()
 	nc, err := w.server.Connect("operator")
 	require.NoError(w.t, err)
-	w.queue, err = queue.Open(w.t.Context(), nc, queue.Config{Storage: jetstream.FileStorage, Logger: quiet(), Limits: queue.LimitsOf(256 << 20)})
+	w.queue, err = queue.Open(w.t.Context(), nc, queue.Config{Storage: jetstream.FileStorage, Logger: quiet(), Limits: queue.LimitsOf(256 << 20), ConsumerKey: w.server.ConsumerKey()})
 	require.NoError(w.t, err)
 	service, err := work.NewService(w.queue, nc, work.Config{Logger: quiet()})
 	require.NoError(w.t, err)
@@ -197,7 +198,7 @@ func (w *world) pod(a identity.Agent) *pod {
 	p.queue, err = queue.Attach(w.t.Context(), p.nc, a.Namespace, a.Name, queue.Config{Logger: quiet(), Timeout: patience})
 	require.NoError(w.t, err)
 	p.work = work.NewClient(p.nc)
-	p.tasks, err = p.queue.Tasks(w.t.Context(), a.Namespace, a.Name, queue.TasksConfig{Slots: 2})
+	p.tasks, err = p.queue.Tasks(w.t.Context(), a.Namespace, a.Name, queue.TasksConfig{Slots: 2, AckWait: w.ackWait})
 	require.NoError(w.t, err)
 	return p
 }

@@ -89,6 +89,8 @@ func runsOnBoth(w world) {
 func services(w world) {
 	const url = "http://web.web.svc.cluster.local"
 	require.Contains(w, w.kubectl("-n", "web", "exec", "deployment/web", "--", "/web", "get", "http://web"), "hello from node")
+	require.Contains(w, w.kubectl("-n", "web", "exec", "deployment/web", "--", "/web", "get", "https://kubernetes.default.svc/api/v1/namespaces/web/pods"),
+		`User \"system:serviceaccount:web:default\" cannot list resource \"pods\"`)
 	answers := map[string]bool{}
 	client := http.Client{Transport: &http.Transport{DialContext: w.cluster.Dial, DisableKeepAlives: true}, Timeout: time.Minute}
 	require.Eventually(w, func() bool { // kube-proxy chooses at random
@@ -120,11 +122,24 @@ func volume(w world) {
 	w.kubectl("wait", "--for=delete", "pv/"+volume, "--timeout=1m")
 }
 
+// The node that is lost is the one over which connections into the cluster go, as long as it lives.
 func lose(w world) {
-	require.NoError(w, w.cluster.KillNode(w.Context(), "node2"))
-	w.kubectl("wait", "--for=condition=Ready=Unknown", "node/node2", "--timeout=2m")
-	require.NoError(w, w.cluster.StartNode(w.Context(), "node2"))
-	w.kubectl("wait", "--for=condition=Ready=True", "node/node2", "--timeout=2m")
+	require.NoError(w, w.cluster.KillNode(w.Context(), "node1"))
+	w.kubectl("wait", "--for=condition=Ready=Unknown", "node/node1", "--timeout=2m")
+	client := http.Client{Transport: &http.Transport{DialContext: w.cluster.Dial, DisableKeepAlives: true}, Timeout: time.Minute}
+	var answer []byte
+	require.Eventually(w, func() bool { // kube-proxy learns of it soon
+		response, err := client.Get("http://web.web.svc.cluster.local")
+		if err != nil {
+			return false
+		}
+		defer response.Body.Close()
+		answer, err = io.ReadAll(response.Body)
+		return err == nil
+	}, time.Minute, 50*time.Millisecond)
+	require.Equal(w, "hello from node2", string(answer))
+	require.NoError(w, w.cluster.StartNode(w.Context(), "node1"))
+	w.kubectl("wait", "--for=condition=Ready=True", "node/node1", "--timeout=2m")
 }
 
 // A cluster runs beside another one, and a test process that is killed takes its cluster with it: this test starts

@@ -19,8 +19,8 @@ func (c *Cluster) KillNode(ctx context.Context, node string) error {
 	return c.commandNode(ctx, node, "kill")
 }
 
-// StartNode starts a killed node, empty, with the images that the cluster was started with. It returns when the node's
-// kubelet has been started.
+// StartNode starts a killed node, empty but for the images that all nodes were given. It returns when these are there;
+// the node is ready a little later.
 func (c *Cluster) StartNode(ctx context.Context, node string) error {
 	return c.commandNode(ctx, node, "start")
 }
@@ -36,7 +36,7 @@ func (c *Cluster) commandNode(ctx context.Context, node, verb string) error {
 	return nil
 }
 
-// LoadImage gives every node that runs the images of an archive.
+// LoadImage gives every node the images of an archive, which has to stay where it is for nodes that are started later.
 func (c *Cluster) LoadImage(ctx context.Context, archive string) error {
 	path, err := filepath.Abs(archive)
 	if err != nil {

@@ -29,14 +29,7 @@ func (c *cluster) serve(ctx context.Context) error {
 	}
 	commands := http.NewServeMux()
 	commands.HandleFunc("POST /nodes/{index}/{verb}", answer(c.commandNode))
-	commands.HandleFunc("POST /images", answer(func(r *http.Request) error {
-		for _, m := range c.living() {
-			if err := c.importImage(r.Context(), m, r.URL.Query().Get("archive")); err != nil {
-				return err
-			}
-		}
-		return nil
-	}))
+	commands.HandleFunc("POST /images", answer(c.commandImage))
 	server := http.Server{
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 		ReadHeaderTimeout: time.Minute,
@@ -72,6 +65,20 @@ func (c *cluster) commandNode(r *http.Request) error {
 	default:
 		return fmt.Errorf("unknown command %q", verb)
 	}
+}
+
+// commandImage gives an image to the nodes that run, and to those that will be started.
+func (c *cluster) commandImage(r *http.Request) error {
+	archive := r.URL.Query().Get("archive")
+	for _, m := range c.living() {
+		if err := c.importImage(r.Context(), m, archive); err != nil {
+			return err
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.images = append(c.images, archive)
+	return nil
 }
 
 func (c *cluster) living() []member {

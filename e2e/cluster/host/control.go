@@ -167,7 +167,10 @@ func (c *cluster) startNode(ctx context.Context, index int) error {
 	if err := c.plugIn(ctx, index, m); err != nil {
 		return fmt.Errorf("start %s: %w", m.name, err)
 	}
-	for _, archive := range append([]string{filepath.Join(c.options.node, "pause.tar")}, c.images...) {
+	c.mu.Lock()
+	archives := append([]string{filepath.Join(c.options.node, "pause.tar")}, c.images...)
+	c.mu.Unlock()
+	for _, archive := range archives {
 		if err := c.importImage(ctx, m, archive); err != nil {
 			return err
 		}

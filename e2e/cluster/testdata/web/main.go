@@ -3,12 +3,14 @@ package main
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"io"
 	"log"
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"strings"
 	"time"
 )
 
@@ -27,9 +29,30 @@ func main() {
 	}
 }
 
+const account = "/var/run/secrets/kubernetes.io/serviceaccount/"
+
+// get prints what is at a URL; of the API server, it asks as the pod's ServiceAccount.
 func get(url string) error {
+	request, err := http.NewRequest(http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
 	client := http.Client{Timeout: 10 * time.Second}
-	response, err := client.Get(url)
+	if strings.HasPrefix(url, "https://kubernetes.default.svc/") {
+		authority, err := os.ReadFile(account + "ca.crt")
+		if err != nil {
+			return err
+		}
+		token, err := os.ReadFile(account + "token")
+		if err != nil {
+			return err
+		}
+		pool := x509.NewCertPool()
+		pool.AppendCertsFromPEM(authority)
+		client.Transport = &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}}
+		request.Header.Set("Authorization", "Bearer "+string(token))
+	}
+	response, err := client.Do(request)
 	if err != nil {
 		return err
 	}

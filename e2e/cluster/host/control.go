@@ -164,9 +164,19 @@ func (c *cluster) writeKubeconfig(ctx context.Context) error {
 // startNode starts a node in namespaces of its own inside the cluster's, links it to the bridge and gives it images.
 func (c *cluster) startNode(ctx context.Context, index int) error {
 	m := memberOf(index)
-	if err := c.plugIn(ctx, index, m); err != nil {
+	started, err := c.plugIn(ctx, index, m)
+	if err != nil {
 		return fmt.Errorf("start %s: %w", m.name, err)
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-started.ended:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
 	c.mu.Lock()
 	archives := append([]string{filepath.Join(c.options.node, "pause.tar")}, c.images...)
 	c.mu.Unlock()
@@ -178,14 +188,14 @@ func (c *cluster) startNode(ctx context.Context, index int) error {
 	return nil
 }
 
-func (c *cluster) plugIn(ctx context.Context, index int, m member) error {
+func (c *cluster) plugIn(ctx context.Context, index int, m member) (started running, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if _, ok := c.alive[index]; ok {
-		return errors.New("it runs already")
+		return started, errors.New("it runs already")
 	}
 	if err := c.credentials(m); err != nil {
-		return err
+		return started, err
 	}
 	next := c.stage("node-init", fmt.Sprintf("-index=%d", index))
 	next.SysProcAttr = &syscall.SysProcAttr{
@@ -193,12 +203,12 @@ func (c *cluster) plugIn(ctx context.Context, index int, m member) error {
 	}
 	proceed, err := next.StdinPipe()
 	if err != nil {
-		return err
+		return started, err
 	}
 	if err := next.Start(); err != nil {
-		return err
+		return started, err
 	}
-	started := running{process: next.Process, ended: make(chan struct{})}
+	started = running{process: next.Process, ended: make(chan struct{})}
 	c.alive[index] = started
 	go func() {
 		err := next.Wait()
@@ -216,13 +226,13 @@ func (c *cluster) plugIn(ctx context.Context, index int, m member) error {
 		fmt.Sprintf("ip route replace %s via %s", m.pods, m.ip),
 	} {
 		if err := tool(ctx, "%s", command); err != nil {
-			return err
+			return started, err
 		}
 	}
 	if err := c.routeServices(ctx); err != nil {
-		return err
+		return started, err
 	}
-	return proceed.Close()
+	return started, proceed.Close()
 }
 
 // credentials makes what a node's kubelet is known by.
@@ -271,7 +281,7 @@ func (c *cluster) killNode(ctx context.Context, index int) error {
 // importImage gives a node an image, once its containerd answers.
 func (c *cluster) importImage(ctx context.Context, m member, archive string) error {
 	if err := awaitSocket(ctx, c.socket(m)); err != nil {
-		return fmt.Errorf("%s: containerd does not answer: %w; see %s", m.name, err, c.log(m.name+"-containerd"))
+		return fmt.Errorf("%s: containerd does not answer: %w; see this log and %s", m.name, err, c.log(m.name+"-containerd"))
 	}
 	cmd := exec.CommandContext(ctx, filepath.Join(c.options.node, "ctr"), "--address="+c.socket(m), "--namespace=k8s.io", "images", "import", "--local", archive)
 	if out, err := cmd.CombinedOutput(); err != nil {

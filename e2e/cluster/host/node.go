@@ -43,20 +43,10 @@ func node(ctx context.Context, o options) error {
 		return fmt.Errorf("configure %s: %w", m.name, err)
 	}
 	ended := make(chan error, 3)
-	for _, p := range []struct {
-		name, path string
-		args       []string
-	}{
-		{"containerd", filepath.Join(o.node, "containerd"), []string{"--config=" + filepath.Join(o.folder(m), "containerd.toml")}},
-		{"kubelet", filepath.Join(o.kube, "kubelet"), []string{
-			"--config=" + filepath.Join(o.folder(m), "kubelet.json"), "--kubeconfig=" + o.state(m.name+".kubeconfig"),
-			"--hostname-override=" + m.name, "--node-ip=" + m.ip,
-		}},
-		{"kube-proxy", filepath.Join(o.kube, "kube-proxy"), []string{"--config=" + filepath.Join(o.folder(m), "kube-proxy.json")}},
-	} {
-		cmd := exec.Command(p.path, p.args...)
+	run := func(name, dir string, args ...string) error {
+		cmd := exec.Command(filepath.Join(dir, name), args...)
 		cmd.Env = append(os.Environ(), "PATH="+o.node+":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
-		started, err := process.Start(p.name, cmd, o.log(m.name+"-"+p.name))
+		started, err := process.Start(name, cmd, o.log(m.name+"-"+name))
 		if err != nil {
 			return err
 		}
@@ -64,6 +54,21 @@ func node(ctx context.Context, o options) error {
 			<-started.Done()
 			ended <- started.Err()
 		}()
+		return nil
+	}
+	if err := run("containerd", o.node, "--config="+filepath.Join(o.folder(m), "containerd.toml")); err != nil {
+		return err
+	}
+	if err := awaitSocket(ctx, o.socket(m)); err != nil { // a kubelet that finds none gives up at once
+		return fmt.Errorf("wait for containerd: %w", err)
+	}
+	err := run("kubelet", o.kube, "--config="+filepath.Join(o.folder(m), "kubelet.json"),
+		"--kubeconfig="+o.state(m.name+".kubeconfig"), "--hostname-override="+m.name, "--node-ip="+m.ip)
+	if err != nil {
+		return err
+	}
+	if err := run("kube-proxy", o.kube, "--config="+filepath.Join(o.folder(m), "kube-proxy.json")); err != nil {
+		return err
 	}
 	return <-ended
 }

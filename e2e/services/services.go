@@ -34,7 +34,7 @@ func Missing(t *testing.T, err error) {
 	if os.Getenv(Required) != "" {
 		t.Fatalf("the server of this test cannot be started: %v", err)
 	}
-	t.Skipf("the server of this test cannot be started: %v (.ci/services installs it)", err)
+	t.Skipf("the server of this test cannot be started: %v (.ci/services and .ci/everything install them)", err)
 }
 
 // process is a server in a folder of its own.

@@ -1,0 +1,59 @@
+// Command model is the model server of the cluster's tests: it answers chat completions with an echo, or as the prompt of
+// the agent tells it, and says under /calls what it was asked.
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"arkonis.dev/ark/pkg/llm/modelserver"
+)
+
+// state can be changed while the server runs: PUT /say sets what it answers instead of an echo, PUT /delay how long that
+// takes.
+type state struct {
+	say   atomic.Pointer[string]
+	delay atomic.Int64
+}
+
+func main() {
+	var s state
+	model := modelserver.New(modelserver.Config{Answer: s.answer})
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /calls", func(w http.ResponseWriter, _ *http.Request) { _ = json.NewEncoder(w).Encode(model.Calls()) })
+	mux.HandleFunc("PUT /say", func(_ http.ResponseWriter, r *http.Request) {
+		text := r.URL.Query().Get("text")
+		s.say.Store(&text)
+	})
+	mux.HandleFunc("PUT /delay", func(w http.ResponseWriter, r *http.Request) {
+		d, err := time.ParseDuration(r.URL.Query().Get("for"))
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		s.delay.Store(int64(d))
+	})
+	mux.Handle("/", model)
+	server := &http.Server{Addr: ":8080", Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	fmt.Fprintln(os.Stderr, server.ListenAndServe())
+	os.Exit(1)
+}
+
+// answer echoes the last user message together with the agent's prompt, so that a test sees which prompt was at work.
+func (s *state) answer(c modelserver.Call) *modelserver.Reply {
+	text := "[" + firstLine(c.Request.System()) + "] " + c.Request.Prompt()
+	if say := s.say.Load(); say != nil && *say != "" {
+		text = *say
+	}
+	return &modelserver.Reply{Text: text, Delay: time.Duration(s.delay.Load())}
+}
+
+func firstLine(s string) string {
+	line, _, _ := strings.Cut(s, "\n")
+	return line
+}

@@ -2,7 +2,9 @@ package kube
 
 import (
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -36,6 +38,17 @@ func (f Flags) Load() (*rest.Config, string, error) {
 	}
 	f.tune(c)
 	return c, namespace, nil
+}
+
+// Contexts are the names of the contexts of the kubeconfig, for the completion of a shell; none when it cannot be read.
+func (f Flags) Contexts() []string {
+	rules := clientcmd.NewDefaultClientConfigLoadingRules()
+	rules.ExplicitPath = f.Kubeconfig
+	c, err := rules.Load()
+	if err != nil {
+		return nil
+	}
+	return slices.Sorted(maps.Keys(c.Contexts))
 }
 
 // LoadInCluster reads the configuration of the pod that the process runs in, or as Load does when it runs in none.

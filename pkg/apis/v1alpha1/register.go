@@ -124,7 +124,7 @@ const (
 const (
 	MaxNameLength      = 63
 	MaxAgentNameLength = MaxNameLength - len(AgentDeploymentSuffix)
-	MaxTeamNameLength  = MaxNameLength - len(runInfix) - runHexLength
+	MaxTeamNameLength  = MaxNameLength - len(runInfix) - RunHexLength
 	MaxHookNameLength  = MaxNameLength - len(WebhookTokenSuffix)
 
 	// AgentDeploymentSuffix follows the agent's name in the name of its Deployment.
@@ -132,9 +132,11 @@ const (
 	// WebhookTokenSuffix follows the event's name in the name of the Secret that holds its bearer token.
 	WebhookTokenSuffix = "-webhook-token"
 
-	runInfix     = "-run-"
-	runHexLength = 10
-	routerRole   = "router"
+	// RunHexLength is how much of an id the name of a run has.
+	RunHexLength = 10
+
+	runInfix   = "-run-"
+	routerRole = "router"
 )
 
 // RoleAgentName is the name of the ArkAgent that a team makes for an inline role.
@@ -144,4 +146,4 @@ func RoleAgentName(team, role string) string { return team + "-" + role }
 func RouterAgentName(team string) string { return RoleAgentName(team, routerRole) }
 
 // RunName is the name of a team's run; hex is at least 10 hex characters that are derived from the trigger's id.
-func RunName(team, hex string) string { return team + runInfix + hex[:runHexLength] }
+func RunName(team, hex string) string { return team + runInfix + hex[:RunHexLength] }

@@ -46,31 +46,15 @@ func (s scene) rows() []row {
 }
 
 func (s scene) runRows(out []row, steps []v1alpha1.StepStatus, path string, depth int) []row {
-	known := make(map[string]bool, len(steps))
-	for i := range steps {
-		known[steps[i].Name] = true
-	}
-	for i := range steps {
-		if !known[steps[i].Parent] { // delegated work whose parent is not shown stands on its own
-			out = s.stepRows(out, steps, &steps[i], path, depth)
-		}
-	}
-	return out
-}
-
-func (s scene) stepRows(out []row, steps []v1alpha1.StepStatus, step *v1alpha1.StepStatus, path string, depth int) []row {
-	r := s.row(step)
-	r.name = strings.TrimPrefix(step.Name, step.Parent+"/")
-	r.path, r.depth = path+step.Name, depth
-	out = append(out, r)
-	for i := range steps {
-		if steps[i].Parent == step.Name && steps[i].Name != step.Name {
-			out = s.stepRows(out, steps, &steps[i], path, depth+1)
-		}
-	}
-	for _, child := range s.runs[1:] {
-		if child.task != "" && child.task == step.TaskID {
-			out = s.runRows(out, child.status.Steps, path+step.Name+"/", depth+1)
+	for _, b := range Tree(steps) {
+		r := s.row(b.Step)
+		r.name = strings.TrimPrefix(b.Step.Name, b.Step.Parent+"/")
+		r.path, r.depth = path+b.Step.Name, depth+b.Depth
+		out = append(out, r)
+		for _, child := range s.runs[1:] {
+			if child.task != "" && child.task == b.Step.TaskID {
+				out = s.runRows(out, child.status.Steps, path+b.Step.Name+"/", depth+b.Depth+1)
+			}
 		}
 	}
 	return out
@@ -161,4 +145,39 @@ func Plain(s string) string {
 		return r
 	}, s)
 	return strings.Join(strings.Fields(clean), " ")
+}
+
+// Branch is a step in the tree of a run: delegated work stands below who handed it over.
+type Branch struct {
+	Step  *v1alpha1.StepStatus
+	Depth int
+}
+
+// Tree orders the steps of a run as views show them.
+func Tree(steps []v1alpha1.StepStatus) []Branch {
+	known := make(map[string]bool, len(steps))
+	below := map[string][]int{}
+	for i := range steps {
+		known[steps[i].Name] = true
+	}
+	var roots []int
+	for i := range steps {
+		if p := steps[i].Parent; known[p] && p != steps[i].Name {
+			below[p] = append(below[p], i)
+		} else { // delegated work whose parent is not shown stands on its own
+			roots = append(roots, i)
+		}
+	}
+	out := make([]Branch, 0, len(steps))
+	var add func(i, depth int)
+	add = func(i, depth int) {
+		out = append(out, Branch{&steps[i], depth})
+		for _, child := range below[steps[i].Name] {
+			add(child, depth+1)
+		}
+	}
+	for _, i := range roots {
+		add(i, 0)
+	}
+	return out
 }

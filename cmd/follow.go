@@ -1,0 +1,64 @@
+package cmd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	v1alpha1 "arkonis.dev/ark/pkg/apis/v1alpha1"
+	"arkonis.dev/ark/pkg/local/progress"
+	"arkonis.dev/ark/pkg/remote"
+)
+
+// follow shows a run until it has ended: redrawn in place on a terminal, else as one line per transition. The run goes on
+// when who looks on goes away.
+func follow(ctx context.Context, s *streams, cluster *remote.Cluster, run *v1alpha1.ArkRun) (*v1alpha1.ArkRun, error) {
+	var view progress.View = progress.NewLines(s.err)
+	if s.errTerminal {
+		view = progress.NewScreen(s.err, progress.Terminal{Size: s.size, Color: s.color})
+	}
+	observer := progress.NewObserver(view, false)
+	run, err := cluster.Follow(ctx, run, func(now *v1alpha1.ArkRun) { observer.Run(string(now.UID), "", now.Status) })
+	summary := ""
+	if err == nil {
+		summary = summaryOf(run)
+	}
+	view.Finish(summary)
+	return run, left(ctx, run, err)
+}
+
+// left is the error of who stopped to look on: the run goes on.
+func left(ctx context.Context, run *v1alpha1.ArkRun, err error) error {
+	goesOn := func(what string) error {
+		return fmt.Errorf("%s: the run %s goes on; see it with 'ark get %s -n %s --watch', end it with 'ark cancel %s -n %s'",
+			what, run.Name, run.Name, run.Namespace, run.Name, run.Namespace)
+	}
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		return &exitError{code: ExitTimeout, err: goesOn("timed out waiting")}
+	case ctx.Err() != nil:
+		return &exitError{code: ExitInterrupted, err: goesOn("interrupted")}
+	default:
+		return err
+	}
+}
+
+// summaryOf is the line that ends a run.
+func summaryOf(run *v1alpha1.ArkRun) string {
+	took := time.Duration(0)
+	if s := run.Status; s.StartTime != nil && s.CompletionTime != nil {
+		took = s.CompletionTime.Sub(s.StartTime.Time)
+	}
+	tokens := int64(0)
+	if u := run.Status.TotalTokenUsage; u != nil {
+		tokens = u.TotalTokens
+	}
+	return fmt.Sprintf("Run %s in %s - %d tokens", run.Status.Phase, progress.Seconds(took), tokens)
+}
+
+func conditionComplete(c metav1.Condition) bool { return c.Type == v1alpha1.ConditionComplete }

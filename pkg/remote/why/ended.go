@@ -1,0 +1,213 @@
+package why
+
+import (
+	"cmp"
+	"fmt"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	v1alpha1 "arkonis.dev/ark/pkg/apis/v1alpha1"
+)
+
+// succeeded says that nothing is wrong, and what took longest.
+func succeeded(f *Facts) *Answer {
+	s := &f.Run.Status
+	if s.Phase != v1alpha1.RunSucceeded {
+		return nil
+	}
+	a := &Answer{
+		Cause: Succeeded, Message: "nothing is wrong: the run succeeded",
+		Next: []string{command(f, "ark output %s", f.Run.Name)},
+	}
+	if s.Duration != "" {
+		a.Message += " in " + s.Duration
+	}
+	if slow, took := slowest(s.Steps); slow != nil && len(s.Steps) > 1 {
+		a.Evidence = append(a.Evidence, fmt.Sprintf("step %s took longest: %s", slow.Name, span(took)))
+	}
+	return a
+}
+
+func cancelled(f *Facts) *Answer {
+	if f.Run.Status.Phase != v1alpha1.RunCancelled {
+		return nil
+	}
+	return &Answer{
+		Cause: Cancelled, Message: "the run was cancelled: " + cmp.Or(f.Run.Status.Message, "nobody said why"),
+		Next: []string{command(f, "ark retry %s", f.Run.Name)},
+	}
+}
+
+// remedy is what a reason means and what to do about it. In Next, {run}, {step}, {agent}, {team} and {key} are filled in.
+type remedy struct {
+	message string
+	next    []string
+}
+
+// remedies by the reason of a step, or of a run that no step failed.
+func remedies() map[string]remedy {
+	retry := "ark retry {run}"
+	see := "ark logs {run} --step {step}"
+	return map[string]remedy{
+		"ProviderAuth": {
+			"the model server refuses the key of agent {agent}",
+			[]string{"kubectl create secret generic ark-api-keys --from-literal={key}=... --dry-run=client -o yaml | kubectl apply -f -", retry},
+		},
+		"ProviderRefused":  {"the model server refuses the request of agent {agent}: is its model right?", []string{"kubectl edit arkagent {agent}", retry}},
+		"ProviderFailed":   {"the model server of agent {agent} could not be reached, or answered with errors until the time was up", []string{retry}},
+		"RateLimited":      {"the model server limited the rate of agent {agent} until the time was up", []string{retry}},
+		"ContextTooLong":   {"what agent {agent} was to read does not fit its model", []string{see, "kubectl edit arkagent {agent}"}},
+		"ContentFiltered":  {"the model server withheld the answer to agent {agent}", []string{see}},
+		"Truncated":        {"the answer of agent {agent} was cut at its limits.maxTokensPerCall", []string{"kubectl edit arkagent {agent}", retry}},
+		"Timeout":          {"agent {agent} did not finish within its time", []string{see, "kubectl edit arkagent {agent}", retry}},
+		"DeadlineExceeded": {"the time of the run was up", []string{"kubectl edit arkteam {team}", retry}},
+		"TimedOut":         {"the time of the run was up: its timeoutSeconds has passed", []string{"kubectl edit arkteam {team}", retry}},
+		"MaxTurns":         {"the model of agent {agent} never stopped calling tools: its limits.maxTurns was reached", []string{see, "kubectl edit arkagent {agent}"}},
+		"ToolUnavailable":  {"a tool server that agent {agent} needs is down", []string{"kubectl describe arkagent {agent}", retry}},
+		"OutputInvalid":    {"the answers of agent {agent} do not pass the checks of step {step}", []string{see, retry}},
+		"PoisonTask":       {"every pod of agent {agent} that took the task of step {step} died", []string{"kubectl logs -l arkonis.dev/agent={agent} --previous", "kubectl describe pods -l arkonis.dev/agent={agent}"}},
+		"BadTask":          {"agent {agent} cannot do what the task of step {step} asks for", []string{see}},
+		"TemplateFailed":   {"a template of step {step} refers to something that does not exist", []string{"kubectl edit arkteam {team}", retry}},
+		"TooManyItems":     {"the forEach of step {step} has more items than its maxItems", []string{"kubectl edit arkteam {team}", retry}},
+		"OutputFailed":     {"the template of the team's output failed", []string{"kubectl edit arkteam {team}", retry}},
+		"InvalidInput":     {"the input of the run is not what the team declares", []string{"kubectl explain arkteam.spec.inputs", "kubectl get arkteam {team} -o jsonpath='{.spec.inputs}'"}},
+		"TeamNotFound":     {"the team does not exist", []string{"kubectl get arkteams"}},
+		"RoutingFailed":    {"the router found nobody for the task", []string{see, "kubectl describe arkteam {team}"}},
+		"NameConflict":     {"an object that ark did not make has a name that the run needs", []string{"kubectl describe arkrun {run}"}},
+	}
+}
+
+// failed says why the run failed: by the step that failed it, or as a whole.
+func failed(f *Facts) *Answer {
+	s := &f.Run.Status
+	if s.Phase != v1alpha1.RunFailed {
+		return nil
+	}
+	reason := ""
+	if c := condition(s.Conditions, v1alpha1.ConditionComplete, metav1.ConditionTrue); c != nil {
+		reason = c.Reason
+	}
+	step := failedStep(s)
+	if step != nil && step.Reason != "" {
+		reason = step.Reason
+	}
+	if step != nil {
+		if child := f.Children[step.TaskID]; child != nil && child.Status.Phase == v1alpha1.RunFailed {
+			return &Answer{
+				Cause: reason, Message: fmt.Sprintf("step %s failed: the run %s of its team failed", step.Name, child.Name),
+				Evidence: said(step.Message), Next: []string{command(f, "ark why %s", child.Name)},
+			}
+		}
+	}
+	if reason == v1alpha1.ReasonBudgetExceeded {
+		return budgetFailed(f, step)
+	}
+	a := fill(f, step, reason)
+	if step != nil {
+		a.Evidence = append(a.Evidence, fmt.Sprintf("step %s failed (%s)", step.Name, cmp.Or(step.Reason, "no reason")))
+		a.Evidence = append(a.Evidence, said(step.Message)...)
+	} else {
+		a.Evidence = append(a.Evidence, said(s.Message)...)
+	}
+	if reason == "ToolUnavailable" && step != nil {
+		a.Evidence = append(a.Evidence, downTools(f.Agents[step.Agent].Agent)...)
+	}
+	return a
+}
+
+// fill makes an answer of a remedy.
+func fill(f *Facts, step *v1alpha1.StepStatus, reason string) *Answer {
+	r, known := remedies()[reason]
+	if !known {
+		r = remedy{cmp.Or(f.Run.Status.Message, "the run failed"), []string{"kubectl describe arkrun {run}", "ark retry {run}"}}
+		if step != nil {
+			r.message = fmt.Sprintf("step %s failed: %s", step.Name, cmp.Or(step.Message, reason, "it does not say why"))
+		}
+	}
+	stepName, agent, team := "", "", ""
+	if step != nil {
+		stepName, agent = step.Name, step.Agent
+	}
+	if t := f.Run.Spec.TeamRef; t != nil {
+		team = t.Name
+	}
+	if a := f.Run.Spec.AgentRef; a != nil {
+		agent = a.Name
+	}
+	words := strings.NewReplacer("{run}", f.Run.Name, "{step}", stepName, "{agent}", agent, "{team}", team, "{key}", keyOf(f.Agents[agent].Agent))
+	a := &Answer{Cause: cmp.Or(reason, "Failed"), Message: words.Replace(r.message)}
+	for _, n := range r.next {
+		if team == "" && strings.Contains(n, "{team}") || stepName == "" && strings.Contains(n, "{step}") {
+			continue
+		}
+		a.Next = append(a.Next, inNamespace(words.Replace(n), f.Run.Namespace))
+	}
+	return a
+}
+
+// inNamespace names the namespace in each of the commands of a line.
+func inNamespace(line, namespace string) string {
+	parts := strings.Split(line, " | ")
+	for i := range parts {
+		if strings.HasPrefix(parts[i], "kubectl explain") {
+			continue
+		}
+		parts[i] += " -n " + namespace
+	}
+	return strings.Join(parts, " | ")
+}
+
+// keyOf is the variable in which an agent's provider looks for its key.
+func keyOf(a *v1alpha1.ArkAgent) string {
+	if a != nil && (a.Spec.Provider == v1alpha1.ProviderAnthropic || strings.HasPrefix(a.Spec.Model, "claude")) {
+		return "ANTHROPIC_API_KEY"
+	}
+	return "OPENAI_API_KEY"
+}
+
+// budgetFailed says which budget was used up, as far as that can be seen.
+func budgetFailed(f *Facts, step *v1alpha1.StepStatus) *Answer {
+	a := &Answer{Cause: BudgetUsedUp, Message: "a token budget was used up", Evidence: said(f.Run.Status.Message)}
+	if step != nil {
+		a.Evidence = append([]string{fmt.Sprintf("step %s failed (%s)", step.Name, step.Reason)}, said(step.Message)...)
+		if agent := f.Agents[step.Agent].Agent; agent != nil {
+			if c := condition(agent.Status.Conditions, v1alpha1.ConditionBudgetExceeded, metav1.ConditionTrue); c != nil {
+				return dailyBudget(f, agent, c)
+			}
+		}
+	}
+	limit := f.Run.Spec.MaxTokens
+	if u := f.Run.Status.TotalTokenUsage; limit > 0 && u != nil {
+		a.Message = "the run's budget was used up"
+		a.Evidence = append(a.Evidence, fmt.Sprintf("the run used %d of its %d tokens (maxTokens)", u.TotalTokens, limit))
+	}
+	if f.Run.Spec.TeamRef != nil {
+		a.Next = append(a.Next, command(f, "kubectl edit arkteam %s", f.Run.Spec.TeamRef.Name))
+	}
+	a.Next = append(a.Next, command(f, "ark retry %s", f.Run.Name))
+	return a
+}
+
+// failedStep is the step that failed the run; without its name, the first one that failed.
+func failedStep(s *v1alpha1.ArkRunStatus) *v1alpha1.StepStatus {
+	var first *v1alpha1.StepStatus
+	for i := range s.Steps {
+		step := &s.Steps[i]
+		if step.Name == s.FailedStep && s.FailedStep != "" {
+			return step
+		}
+		if first == nil && step.Phase == v1alpha1.StepFailed {
+			first = step
+		}
+	}
+	return first
+}
+
+// said is a message as evidence.
+func said(message string) []string {
+	if message == "" {
+		return nil
+	}
+	return []string{strings.Join(strings.Fields(message), " ")}
+}

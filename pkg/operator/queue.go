@@ -71,6 +71,9 @@ func openQueue(ctx context.Context, cfg *Config) (*queueParts, error) {
 	if cfg.Queue.StoreBytes > 0 {
 		c.Limits = queue.LimitsOf(cfg.Queue.StoreBytes)
 	}
+	if p.server != nil {
+		c.ConsumerKey = p.server.ConsumerKey()
+	}
 	if p.Queue, err = queue.Open(ctx, p.conn, c); err != nil {
 		p.close()
 		return nil, fmt.Errorf("operator: %w", err)

@@ -1,4 +1,4 @@
-// Command bench measures ark as a process: from its start to its output, and the memory that it takes. Beside each
+// Command bench measures ark as a process: from its start to its output or until it is ready, and the memory that it takes. Beside each
 // figure stands the reference: the same executable that only prints its version. The Go benchmarks of the packages
 // measure the rest; `make bench` runs both.
 package main
@@ -20,8 +20,13 @@ func main() {
 	ark := flag.String("ark", "bin/ark", "the executable")
 	team := flag.String("team", "deploy/samples/linear.yaml", "a team that takes the input topic")
 	runs := flag.Int("n", 15, "runs of each")
+	idles := flag.Int("idle", 5, "runs of each process that is left idle")
 	flag.Parse()
-	if err := measure(os.Stdout, *ark, *team, *runs); err != nil {
+	err := measure(os.Stdout, *ark, *team, *runs)
+	if err == nil {
+		err = measureIdle(os.Stdout, *ark, *idles)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}

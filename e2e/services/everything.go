@@ -39,7 +39,9 @@ func FindEverything(t *testing.T) *Everything {
 }
 
 // Command is the server over stdio.
-func (e *Everything) Command() (program string, args []string) { return e.node, []string{e.main, "stdio"} }
+func (e *Everything) Command() (program string, args []string) {
+	return e.node, []string{e.main, "stdio"}
+}
 
 // Serve starts it over "streamableHttp" or "sse" on a port of its own, until the test ends, and returns its address.
 func (e *Everything) Serve(transport string) (url string) {

@@ -66,6 +66,8 @@ type Agent struct {
 	outfit *outfit
 	log    *slog.Logger
 
+	trimmed sync.Once // what the start has needed is given back
+
 	mu      sync.Mutex
 	runtime *runtime.Runtime // nil until the queue is there
 	servers *mcp.Servers     // nil for none

@@ -29,6 +29,7 @@ func (a *Agent) report(ctx context.Context, client *work.Client) {
 			a.log.DebugContext(ctx, "the pod's state was not reported", "error", err)
 		} else {
 			told, at = now, time.Now()
+			a.settled(ctx)
 		}
 		await(ctx, reportGap)
 	}
@@ -37,6 +38,15 @@ func (a *Agent) report(ctx context.Context, client *work.Client) {
 	if err := client.Report(ending, a.env.Namespace, a.env.Name, work.Report{Pod: a.env.Pod, Gone: true}); err != nil {
 		a.log.DebugContext(ending, "the pod's end was not reported", "error", err)
 	}
+}
+
+// settled hears that the pod has begun its work.
+func (a *Agent) settled(ctx context.Context) {
+	a.trimmed.Do(func() {
+		if err := trim(); err != nil {
+			a.log.DebugContext(ctx, "memory of the start was not given back", "error", err)
+		}
+	})
 }
 
 // await returns after some time, or when ctx or one of up to two signals says so.

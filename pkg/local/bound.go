@@ -94,7 +94,7 @@ func attempts(s *v1alpha1.Step) int64 {
 
 // input is the most tokens that one call of a step reads.
 func (b *bounder) input(s *v1alpha1.Step, a *agent) (int64, error) {
-	n := int64(framing + len(a.prompt) + len(prompt.Note) + len(s.OutputSchema))
+	n := int64(framing + len(a.resolved.Prompt) + len(prompt.Note) + len(s.OutputSchema))
 	if a.memory != nil {
 		n = plus(n, memory.DefaultPromptBytes)
 	}

@@ -94,10 +94,10 @@ fragments: [{name: a, text: "First.", position: prepend}, {name: b, text: "Last.
 	a, problems := c.agent("writer", override{}, process(nil))
 	require.Empty(t, problems)
 	require.Equal(t, "Base persona.\n\nFirst.\n\nYou write.\n\nBe kind.\n\nLast.\n\nReaders are children.\n\nHouse rules.\n\n"+
-		"Answer in Markdown.\n\nSearch first.\n\n"+prompt.Note, a.prompt)
-	require.Len(t, a.promptHash, 64)
-	require.InDelta(t, 0.7, *a.temperature, 0)
-	require.InDelta(t, 0.9, *a.topP, 0)
+		"Answer in Markdown.\n\nSearch first.\n\n"+prompt.Note, a.resolved.Prompt)
+	require.Len(t, a.resolved.PromptHash, 64)
+	require.InDelta(t, 0.7, *a.resolved.Temperature, 0)
+	require.InDelta(t, 0.9, *a.resolved.TopP, 0)
 	require.Equal(t, "openai", a.provider)
 
 	a, problems = c.agent("writer", override{Model: "mock-big"}, process(nil))

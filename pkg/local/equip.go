@@ -53,7 +53,7 @@ func (e *equipment) config(a *agent) (runtime.Config, []string) {
 	}
 	return runtime.Config{
 		Namespace: e.catalog.namespace, Agent: a.name, Pod: podName(a.name),
-		Model: a.model, SystemPrompt: a.prompt, Provider: provider, Tools: set,
+		Model: a.model, SystemPrompt: a.resolved.Prompt, Provider: provider, Tools: set,
 		Limits: runtime.Limits{
 			MaxTokensPerCall:   l.MaxTokensPerCall,
 			MaxConcurrentTasks: int(l.MaxConcurrentTasks),
@@ -61,7 +61,7 @@ func (e *equipment) config(a *agent) (runtime.Config, []string) {
 			MaxTurns:           int(l.MaxTurns),
 			WaitForBudget:      l.OnBudgetExceeded == v1alpha1.BudgetWait,
 		},
-		Temperature: a.temperature, TopP: a.topP,
+		Temperature: a.resolved.Temperature, TopP: a.resolved.TopP,
 	}, problems
 }
 

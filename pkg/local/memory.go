@@ -22,10 +22,8 @@ func (c *catalog) memorySpec(a *agent) (spec *v1alpha1.ArkMemorySpec, where, pro
 		}
 		return &m.Spec, "ArkMemory " + m.Name, ""
 	}
-	for _, name := range settingsOf(&a.spec.AgentTemplate) {
-		if s := c.settings[name]; s != nil && s.Spec.MemoryBackend != "" {
-			spec, where = &v1alpha1.ArkMemorySpec{Backend: s.Spec.MemoryBackend}, "ArkSettings "+s.Name
-		}
+	if a.resolved.MemoryBackend != "" {
+		spec, where = &v1alpha1.ArkMemorySpec{Backend: a.resolved.MemoryBackend}, "ArkSettings "+a.resolved.MemoryFrom
 	}
 	if spec != nil && spec.Backend != v1alpha1.MemoryNATS && spec.Backend != v1alpha1.MemoryInContext {
 		return nil, "", fmt.Sprintf("%s: memoryBackend %s needs an address: name an ArkMemory with memoryRef instead", where, spec.Backend)

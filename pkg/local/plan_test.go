@@ -19,7 +19,7 @@ func planOf(t *testing.T, c *catalog, spec string) (*PlanReport, string) {
 	for name := range c.agents {
 		a, problems := c.agent(name, override{}, process(nil))
 		require.Empty(t, problems)
-		a.prompt = "" // its length is no matter of these tests
+		a.resolved.Prompt = "" // its length is no matter of these tests
 		agents[name] = a
 	}
 	p := c.planRun(s, agents)

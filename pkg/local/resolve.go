@@ -189,12 +189,12 @@ func (c *catalog) equipRun(spec v1alpha1.ArkRunSpec, over override, script mock.
 func (c *catalog) setPromptHashes(p *prepared) {
 	for name, a := range p.agents {
 		object := c.agents[name].DeepCopy()
-		object.Status.SystemPromptHash = a.promptHash
+		object.Status.SystemPromptHash = a.resolved.PromptHash
 		c.agents[name] = object
 	}
 	for i := range p.spec.Roles {
 		if a := p.agents[p.spec.Roles[i].Agent]; a != nil {
-			p.spec.Roles[i].PromptHash = a.promptHash
+			p.spec.Roles[i].PromptHash = a.resolved.PromptHash
 		}
 	}
 }

@@ -13,6 +13,7 @@ import (
 	v1alpha1 "arkonis.dev/ark/pkg/apis/v1alpha1"
 	"arkonis.dev/ark/pkg/memory"
 	"arkonis.dev/ark/pkg/runtime"
+	"arkonis.dev/ark/pkg/settings"
 	"arkonis.dev/ark/pkg/tools"
 	"arkonis.dev/ark/pkg/tools/mcp"
 )
@@ -148,9 +149,9 @@ func (e *equipment) toolServer(a *agent, m *v1alpha1.MCPServer) (s toolServer, p
 // refused says which of the agent's settings forbid a server.
 func (e *equipment) refused(a *agent, c mcp.Config, auth bool) []string {
 	var problems []string
-	for _, name := range settingsOf(&a.spec.AgentTemplate) {
-		if settings := e.catalog.settings[name]; settings != nil && settings.Spec.Security != nil {
-			s := settings.Spec.Security
+	for _, name := range settings.Names(&a.spec.AgentTemplate) {
+		if found := e.catalog.settings[name]; found != nil && found.Spec.Security != nil {
+			s := found.Spec.Security
 			policy := mcp.Policy{From: "ArkSettings " + name, Allowlist: s.MCPAllowlist, RequireAuth: s.RequireMCPAuth}
 			problems = append(problems, policy.Refuse(c, auth)...)
 		}

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"arkonis.dev/ark/pkg/task"
@@ -51,20 +50,17 @@ func (q *Queue) queuedTasks(ctx context.Context, runUIDs []string) (map[string][
 	for _, uid := range runUIDs {
 		wanted[uid] = true
 	}
+	keys, err := q.queuedFor(ctx, "ark.task.>")
+	if err != nil {
+		return nil, err
+	}
 	found := map[string][]Key{}
-	for seq := uint64(1); ; seq++ {
-		m, err := q.tasks.GetMsg(ctx, seq, jetstream.WithGetMsgSubject("ark.task.>"))
-		if errors.Is(err, jetstream.ErrMsgNotFound) {
-			return found, nil
-		}
-		if err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
-		}
-		seq = m.Sequence
-		if key, ok := unreadKey(&nats.Msg{Subject: m.Subject, Header: m.Header}); ok && wanted[key.RunUID] {
+	for _, key := range keys {
+		if wanted[key.RunUID] {
 			found[key.RunUID] = append(found[key.RunUID], key)
 		}
 	}
+	return found, nil
 }
 
 func (q *Queue) withdraw(ctx context.Context, keys []Key) error {

@@ -25,8 +25,9 @@ const (
 	CodeOutputInvalid   Code = "OutputInvalid" // does not fit the schema or the validation
 	CodePoison          Code = "PoisonTask"    // every pod that took the task died
 	CodeCancelled       Code = "Cancelled"
-	CodeBadTask         Code = "BadTask"  // cannot be decoded, or asks for what this agent cannot do
-	CodeInternal        Code = "Internal" // a fault of ark's own
+	CodeBadTask         Code = "BadTask"      // cannot be decoded, or asks for what this agent cannot do
+	CodeAgentRemoved    Code = "AgentRemoved" // the agent is gone, and nobody is left to do it
+	CodeInternal        Code = "Internal"     // a fault of ark's own
 )
 
 // Error is the failure of a task, as it travels: a code for machines and a sentence for people that names the

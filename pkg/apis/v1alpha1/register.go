@@ -103,6 +103,12 @@ const (
 	ReasonSecretNotFound        = "SecretNotFound"
 	ReasonScaledToZero          = "ScaledToZero"
 	ReasonDailyLimitReached     = "DailyLimitReached"
+	ReasonWithinLimit           = "WithinLimit"
+	ReasonServerUnreachable     = "ServerUnreachable"
+	ReasonServersReachable      = "ServersReachable"
+	ReasonProbePending          = "ProbePending"
+	ReasonProbeSucceeded        = "ProbeSucceeded"
+	ReasonProbeFailed           = "ProbeFailed"
 
 	ReasonRolesNotReady     = "RolesNotReady"
 	ReasonInvalidTopology   = "InvalidTopology"

@@ -1,0 +1,118 @@
+package agents
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+
+	v1alpha1 "arkonis.dev/ark/pkg/apis/v1alpha1"
+	"arkonis.dev/ark/pkg/settings"
+)
+
+// plan is what shall be.
+type plan struct {
+	// fault is why the agent cannot be as it shall be: its pods stay as they are.
+	fault *fault
+
+	resolved settings.Resolved
+	prompt   *corev1.Secret // nil with a fault
+	queue    *corev1.Secret
+	// deployment is nil with a fault.
+	deployment *appsv1.Deployment
+	policy     *networkingv1.NetworkPolicy // nil: none shall be
+
+	replicas int32
+	scaling  scaling
+	after    time.Duration // when to look again although nothing has changed; 0 is never
+}
+
+// decide says what shall be of an agent. It is pure.
+func decide(in *input) *plan {
+	p := &plan{queue: queueSecret(in), policy: networkPolicy(in)}
+	p.scale(in)
+	p.after = soonest(p.after, until(in.access.RenewAt, in.now))
+	if p.fault = p.resolve(in); p.fault != nil {
+		return p
+	}
+	p.prompt = promptSecret(in.agent, p.resolved.Prompt)
+	p.deployment = deployment(in, p)
+	return p
+}
+
+// resolve finds what the pods are made of, or says why that cannot be.
+func (p *plan) resolve(in *input) *fault {
+	if errs := in.agent.Validate(); len(errs) > 0 {
+		return &fault{v1alpha1.ReasonInvalidSpec, errs.ToAggregate().Error()}
+	}
+	if in.absent != nil {
+		return in.absent
+	}
+	if f := missing(in.refs, in.found); f != nil {
+		return f
+	}
+	base, f := basePrompt(in)
+	if f != nil {
+		return f
+	}
+	var wrong []string
+	p.resolved, wrong = settings.Resolve(&in.agent.Spec.AgentTemplate, base, in.settings)
+	for _, s := range in.agent.Spec.MCPServers {
+		if s.Command != "" && in.agent.Spec.Image == "" {
+			wrong = append(wrong, fmt.Sprintf("spec.mcpServers[%s]: a command needs spec.image, an image that holds it", s.Name))
+		}
+	}
+	if b := p.resolved.MemoryBackend; in.agent.Spec.MemoryRef == nil && b != "" && b != v1alpha1.MemoryNATS && b != v1alpha1.MemoryInContext {
+		wrong = append(wrong, fmt.Sprintf("ArkSettings %s: memoryBackend %s needs an address: name an ArkMemory with memoryRef instead",
+			p.resolved.MemoryFrom, b))
+	}
+	if len(wrong) > 0 {
+		return &fault{v1alpha1.ReasonInvalidSpec, strings.Join(wrong, "; ")}
+	}
+	return nil
+}
+
+// basePrompt is the agent's own prompt.
+func basePrompt(in *input) (string, *fault) {
+	for _, r := range in.refs {
+		if r.use != usePrompt {
+			continue
+		}
+		text := in.found[objectKey{r.kind, r.name}].values[r.key]
+		if strings.TrimSpace(text) == "" {
+			return "", &fault{v1alpha1.ReasonPromptResolutionError,
+				fmt.Sprintf("%s: the key %s of the %s %s is empty: write the prompt there", r.use, r.key, r.kind, r.name)}
+		}
+		return text, nil
+	}
+	return in.agent.Spec.SystemPrompt, nil
+}
+
+// scale sets the number of pods.
+func (p *plan) scale(in *input) {
+	spec := &in.agent.Spec
+	if spec.Autoscaling == nil {
+		p.replicas = *spec.Replicas
+		return
+	}
+	p.replicas, p.scaling, p.after = autoscale(*spec.Autoscaling, in.current(), in.backlog, in.scaling, in.now)
+}
+
+// current is how many pods there shall be until now.
+func (in *input) current() int32 {
+	if d := in.live.deployment; d != nil && d.Spec.Replicas != nil {
+		return *d.Spec.Replicas
+	}
+	return 0
+}
+
+// until is how long it is to a time, at least a moment; 0 for the zero time.
+func until(t, now time.Time) time.Duration {
+	if t.IsZero() {
+		return 0
+	}
+	return max(t.Sub(now), time.Second)
+}

@@ -1,0 +1,141 @@
+package agents
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"arkonis.dev/ark/pkg/controller"
+	"arkonis.dev/ark/pkg/kube"
+	"arkonis.dev/ark/pkg/task"
+)
+
+const (
+	// paceScaling is how often an agent whose tasks come and go is looked at when their number sets that of its pods, and
+	// paceStatus when it only stands in the status.
+	paceScaling = time.Second
+	paceStatus  = statusPause
+	// absentTime is how long tasks wait for an agent that was never there, such as one that is applied after its run.
+	absentTime = time.Minute
+	// watchRetry is the pause after the queue could not be watched.
+	watchRetry = 5 * time.Second
+)
+
+// followQueue hears of tasks until ctx ends, and looks once at every agent that has some.
+func (a *Agents) followQueue(ctx context.Context) {
+	for ctx.Err() == nil {
+		err := a.watchQueue(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		a.log.WarnContext(ctx, "the queue cannot be watched, it is tried again", "error", err)
+		timer := time.NewTimer(watchRetry)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+		}
+	}
+}
+
+func (a *Agents) watchQueue(ctx context.Context) error {
+	stop, err := a.cfg.Queue.WatchBacklog(a.hint)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	err = a.cfg.Queue.EachAgent(ctx, func(namespace, agent string) {
+		a.loop.Add(controller.Key{Namespace: namespace, Name: agent})
+	})
+	if err == nil {
+		<-ctx.Done()
+	}
+	return err
+}
+
+// hint has an agent looked at because its tasks or its pods have changed: at once, but only so often.
+func (a *Agents) hint(namespace, agent string) {
+	interval := paceScaling
+	if o, ok := a.cfg.Cache.Agents.Get(namespace, agent); ok && o.Spec.Autoscaling == nil {
+		interval = paceStatus
+	}
+	key := controller.Key{Namespace: namespace, Name: agent}
+	switch wait, due := a.pace.next(key, interval, a.now()); {
+	case due:
+		a.loop.Add(key)
+	case wait > 0:
+		a.loop.AddAfter(key, wait)
+	}
+}
+
+// pace thins out hints. It is safe for concurrent use.
+type pace struct {
+	mu   sync.Mutex
+	free map[controller.Key]time.Time // from when on the next hint is due
+}
+
+func newPace() *pace { return &pace{free: map[controller.Key]time.Time{}} }
+
+// next says what becomes of a hint: it is due, or due after a while, or covered by one that is due after a while.
+func (p *pace) next(k controller.Key, interval time.Duration, now time.Time) (wait time.Duration, due bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	free := p.free[k]
+	switch ahead := free.Sub(now); {
+	case ahead <= 0:
+		p.free[k] = now.Add(interval)
+		return 0, true
+	case ahead <= interval:
+		p.free[k] = free.Add(interval)
+		return ahead, false
+	default:
+		return 0, false
+	}
+}
+
+func (p *pace) forget(k controller.Key) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.free, k)
+}
+
+// removed ends what waits for an agent that does not exist.
+func (a *Agents) removed(ctx context.Context, key controller.Key) (controller.Result, error) {
+	todo, err := a.cfg.Queue.Backlog(ctx, key.Namespace, key.Name)
+	if err != nil {
+		return controller.Result{}, err
+	}
+	m := a.memo(key)
+	if m.absent.IsZero() {
+		m.absent = a.now()
+	}
+	if todo.Waiting+todo.Held > 0 && !m.known {
+		if wait := absentTime - a.now().Sub(m.absent); wait > 0 {
+			return controller.Result{After: wait}, nil
+		}
+	}
+	// The cache may be behind: what follows cannot be undone.
+	_, err = a.cfg.Clients.Agents(key.Namespace).Get(ctx, key.Name, metav1.GetOptions{})
+	switch {
+	case err == nil:
+		return controller.Result{After: time.Second}, nil
+	case apierrors.IsForbidden(err): // a namespace that another operator looks after
+		return controller.Result{}, nil
+	case !apierrors.IsNotFound(err):
+		return controller.Result{}, fmt.Errorf("look for %s: %w", kube.Describe("ArkAgent", key.Namespace, key.Name), err)
+	}
+	n, err := a.cfg.Queue.RemoveAgent(ctx, key.Namespace, key.Name,
+		task.Errorf(task.CodeAgentRemoved, "the ArkAgent %s does not exist any more: create it again and start the run anew", key.Name))
+	if err != nil {
+		return controller.Result{}, err
+	}
+	if n > 0 {
+		a.log.InfoContext(ctx, "tasks of a removed agent have failed", "namespace", key.Namespace, "agent", key.Name, "tasks", n)
+	}
+	a.forget(key)
+	return controller.Result{}, nil
+}

@@ -1,0 +1,143 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"arkonis.dev/ark/pkg/task"
+)
+
+// Backlog is what an agent has to do.
+type Backlog struct {
+	Waiting int64 // tasks that no process was given
+	Held    int64 // tasks that a process was given and has not acknowledged
+}
+
+// Backlog returns what an agent has to do. An agent that was never given a task has nothing to do.
+func (q *Queue) Backlog(ctx context.Context, namespace, agent string) (Backlog, error) {
+	ctx, cancel := q.bounded(ctx)
+	defer cancel()
+	c, err := q.js.Consumer(ctx, StreamTasks, consumerName(namespace, agent))
+	switch {
+	case errors.Is(err, jetstream.ErrConsumerNotFound):
+		return Backlog{}, nil
+	case err != nil:
+		return Backlog{}, fmt.Errorf("tasks of agent %s/%s: %w: %w", namespace, agent, ErrUnavailable, err)
+	}
+	info := c.CachedInfo()
+	return Backlog{Waiting: int64(info.NumPending), Held: int64(info.NumAckPending)}, nil
+}
+
+// WatchBacklog calls f whenever a task of an agent is queued or a result of one is published, one at a time, until stop.
+// It is a hint: f must not block, and a call may be missed.
+func (q *Queue) WatchBacklog(f func(namespace, agent string)) (stop func(), err error) {
+	heard := func(m *nats.Msg) {
+		if namespace, agent, ok := agentOf(m.Subject); ok {
+			f(namespace, agent)
+		}
+	}
+	stopTasks, err := q.watch("ark.task.*.*.*", heard)
+	if err != nil {
+		return nil, err
+	}
+	stopResults, err := q.watch("ark.result.*.*.*.*", heard)
+	if err != nil {
+		stopTasks()
+		return nil, err
+	}
+	return func() {
+		stopTasks()
+		stopResults()
+	}, nil
+}
+
+// agentOf reads the agent from a subject ark.<kind>.<ns>.<agent>[.<more>].
+func agentOf(subject string) (namespace, agent string, ok bool) {
+	tokens := strings.SplitN(subject, ".", 5)
+	if len(tokens) < 4 {
+		return "", "", false
+	}
+	namespace, err := Untoken(tokens[2])
+	if err != nil {
+		return "", "", false
+	}
+	agent, err = Untoken(tokens[3])
+	return namespace, agent, err == nil
+}
+
+// EachAgent calls f for every agent that tasks are, or were, queued for.
+func (q *Queue) EachAgent(ctx context.Context, f func(namespace, agent string)) error {
+	all := q.tasks.ListConsumers(ctx)
+	for c := range all.Info() {
+		if namespace, agent, ok := agentOf(c.Config.FilterSubject); ok {
+			f(namespace, agent)
+		}
+	}
+	if err := all.Err(); err != nil {
+		return fmt.Errorf("agents with tasks: %w: %w", ErrUnavailable, err)
+	}
+	return nil
+}
+
+// RemoveAgent ends all tasks of an agent that is gone for good and takes them out of the queue. Each gets a failed result
+// with the cause, unless it has one; n counts them. A task that is queued meanwhile may stay: call it again when one is.
+// Nobody may take tasks of the agent any more.
+func (q *Queue) RemoveAgent(ctx context.Context, namespace, agent string, cause *task.Error) (n int, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("remove agent %s/%s from the queue: %w", namespace, agent, err)
+		}
+	}()
+	c := taskConsumer(namespace, agent, DefaultAckWait)
+	keys, err := q.queuedFor(ctx, c.FilterSubject)
+	if err != nil {
+		return 0, err
+	}
+	for _, key := range keys {
+		won, err := q.PublishResult(ctx, key, &task.Result{
+			Version: task.Version, TaskID: key.TaskID, Status: task.Failed, Error: cause, Completed: time.Now(),
+		})
+		if err != nil {
+			return n, err
+		}
+		if won {
+			n++
+		}
+	}
+	// Whoever submits from now on makes the consumer anew.
+	q.mu.Lock()
+	delete(q.seen, c.Durable)
+	q.mu.Unlock()
+	if err := q.tasks.DeleteConsumer(ctx, c.Durable); err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
+		return n, fmt.Errorf("%w: consumer %s: %w", ErrUnavailable, c.Durable, err)
+	}
+	for _, key := range keys {
+		if err := q.tasks.Purge(ctx, jetstream.WithPurgeSubject(taskSubject(namespace, agent, key.TaskID))); err != nil {
+			return n, fmt.Errorf("%w: %w", ErrUnavailable, err)
+		}
+	}
+	return n, nil
+}
+
+// queuedFor finds the tasks that a pattern of subjects holds.
+func (q *Queue) queuedFor(ctx context.Context, subject string) (keys []Key, err error) {
+	for seq := uint64(1); ; seq++ {
+		m, err := q.tasks.GetMsg(ctx, seq, jetstream.WithGetMsgSubject(subject))
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			return keys, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
+		}
+		seq = m.Sequence
+		if key, ok := unreadKey(&nats.Msg{Subject: m.Subject, Header: m.Header}); ok {
+			keys = append(keys, key)
+		}
+	}
+}

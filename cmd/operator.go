@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 
+	"arkonis.dev/ark/pkg/controller/agents"
 	"arkonis.dev/ark/pkg/kube"
 	"arkonis.dev/ark/pkg/operator"
 	"arkonis.dev/ark/pkg/telemetry"
@@ -77,7 +78,7 @@ func newOperator(s *streams) *cobra.Command {
 	fl.StringVar(&f.natsCA, "nats-ca", "", "authority of the external NATS's certificate, a file")
 	fl.IntVar(&f.natsReplicas, "nats-replicas", 1, "replicas of the streams in the external NATS")
 	fl.StringVar(&f.metricsListen, "metrics-listen", ":8080", "address of /healthz, /readyz and /metrics; empty for none")
-	fl.StringVar(&f.agentImage, "agent-image", "", "image of agents' pods: the operator's own")
+	fl.StringVar(&f.agentImage, "agent-image", "arkonis.dev/ark:"+version, "image of agents' pods: the operator's own")
 	fl.StringArrayVar(&f.agentEnv, "agent-env", nil, "NAME=VALUE for every agent's environment; repeatable")
 	fl.StringSliceVar(&f.agentEnvFrom, "agent-env-from", []string{"ark-api-keys"}, "Secret for every agent's environment, in the agent's namespace where it exists; repeatable")
 	fl.BoolVar(&f.leaderElect, "leader-elect", false, "let only one of several operators act (default with --nats-url)")
@@ -168,7 +169,7 @@ func (f *operatorFlags) config() (operator.Config, error) {
 			Store: f.store, StoreBytes: size, Listen: f.natsListen, Advertise: f.natsAdvertise,
 			URL: f.natsURL, Credentials: f.natsCreds, CA: f.natsCA, Replicas: f.natsReplicas,
 		},
-		Agents: operator.AgentsConfig{Image: f.agentImage, EnvFrom: f.agentEnvFrom, Env: env},
+		Agents: agents.Pods{Image: f.agentImage, EnvFrom: f.agentEnvFrom, Env: env},
 		Listen: f.metricsListen, Workers: f.workers, LeaderElect: f.leaderElect || f.natsURL != "",
 	}, nil
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 	"sync"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -27,7 +28,7 @@ type patcher[T Object] interface {
 
 // Applier writes objects by server-side apply, and only those that are not yet as they shall be.
 //
-// It remembers what it applied and the generation that came of it. An object is written again when what it shall be has
+// It remembers what it applied and the version that came of it. An object is written again when what it shall be has
 // changed, when it is gone or another one, or when somebody has changed its spec meanwhile. A new Applier remembers
 // nothing: it writes each object once, which changes nothing in the API server when all is as it shall be.
 type Applier struct {
@@ -36,9 +37,22 @@ type Applier struct {
 }
 
 type applied struct {
-	hash       [sha256.Size]byte
-	uid        types.UID
-	generation int64
+	hash    [sha256.Size]byte
+	uid     types.UID
+	version int64
+}
+
+// versionOf grows with every change of an object's spec: its generation, or, of kinds that have none, the version that
+// grows with every change at all.
+func versionOf(o metav1.Object) int64 {
+	if g := o.GetGeneration(); g > 0 {
+		return g
+	}
+	v, err := strconv.ParseInt(o.GetResourceVersion(), 10, 64)
+	if err != nil {
+		return 0
+	}
+	return v
 }
 
 // NewApplier makes an Applier that remembers nothing.
@@ -73,7 +87,7 @@ func Apply[T Object](ctx context.Context, a *Applier, c patcher[T], live, want T
 		return live, true, fmt.Errorf("apply %s: %w", Describe(kind, ns, name), err)
 	}
 	a.mu.Lock()
-	a.applied[id] = applied{hash: hash, uid: now.GetUID(), generation: now.GetGeneration()}
+	a.applied[id] = applied{hash: hash, uid: now.GetUID(), version: versionOf(now)}
 	a.mu.Unlock()
 	return now, true, nil
 }
@@ -85,7 +99,7 @@ func (a *Applier) asApplied(id string, hash [sha256.Size]byte, live, want metav1
 	switch {
 	case !ok || last.hash != hash || last.uid != live.GetUID():
 		return false
-	case live.GetGeneration() > last.generation: // somebody has changed it; a cache that is behind has a lower one
+	case versionOf(live) > last.version: // somebody has changed it; a cache that is behind has a lower one
 		return false
 	default:
 		return holds(live.GetLabels(), want.GetLabels()) && holds(live.GetAnnotations(), want.GetAnnotations())

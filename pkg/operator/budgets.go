@@ -2,6 +2,7 @@ package operator
 
 import (
 	v1alpha1 "arkonis.dev/ark/pkg/apis/v1alpha1"
+	"arkonis.dev/ark/pkg/controller/agents"
 	"arkonis.dev/ark/pkg/task"
 	"arkonis.dev/ark/pkg/work"
 )
@@ -10,7 +11,10 @@ import (
 const dailyWindow = 24 * 60 * 60
 
 func (o *Operator) workConfig() work.Config {
-	return work.Config{Daily: o.daily, Retries: o.retries, Logger: o.log, Telemetry: o.cfg.Telemetry}
+	return work.Config{
+		Daily: o.daily, Retries: o.retries, Logger: o.log, Telemetry: o.cfg.Telemetry,
+		Reported: func(namespace, agent string) { o.agents.Reported(namespace, agent) },
+	}
 }
 
 // daily are the rolling budgets of an agent and of the team that it works for: that of the run, or for what belongs to
@@ -19,7 +23,7 @@ func (o *Operator) daily(namespace, agent, team string) []task.Budget {
 	var budgets []task.Budget
 	if a, ok := o.cache.Agents.Get(namespace, agent); ok {
 		if l := a.Spec.Limits; l != nil && l.MaxDailyTokens > 0 {
-			budgets = append(budgets, task.Budget{Scope: "agent." + agent, Limit: l.MaxDailyTokens, Window: dailyWindow})
+			budgets = append(budgets, task.Budget{Scope: agents.BudgetOfAgent + agent, Limit: l.MaxDailyTokens, Window: dailyWindow})
 		}
 		if team == "" {
 			team = a.Labels[v1alpha1.LabelTeam]
@@ -27,7 +31,7 @@ func (o *Operator) daily(namespace, agent, team string) []task.Budget {
 	}
 	if t, ok := o.cache.Teams.Get(namespace, team); ok && team != "" {
 		if l := t.Spec.Limits; l != nil && l.MaxDailyTokens > 0 {
-			budgets = append(budgets, task.Budget{Scope: "team." + team, Limit: l.MaxDailyTokens, Window: dailyWindow})
+			budgets = append(budgets, task.Budget{Scope: agents.BudgetOfTeam + team, Limit: l.MaxDailyTokens, Window: dailyWindow})
 		}
 	}
 	return budgets

@@ -1,17 +1,37 @@
 package operator
 
 import (
-	corev1 "k8s.io/api/core/v1"
+	"context"
+
+	"arkonis.dev/ark/pkg/controller"
+	"arkonis.dev/ark/pkg/controller/agents"
+	"arkonis.dev/ark/pkg/queue/identity"
 )
 
-// AgentsConfig is what the pods of agents are made with.
-type AgentsConfig struct {
-	// Image of the agents' containers: the operator's own.
-	Image string
-	// NATSURL is where agents reach the queue.
-	NATSURL string
-	// EnvFrom names Secrets that every agent's environment gets, in its own namespace and where they exist.
-	EnvFrom []string
-	// Env is added to every agent's environment; the agent's own entries win.
-	Env []corev1.EnvVar
+// runner acts on the objects of one kind while the operator leads.
+type runner interface {
+	Name() string
+	Add(k controller.Key)
+	Run(ctx context.Context)
+}
+
+// addControllers makes the controllers. It is called before the cache runs, as they register with it.
+func (o *Operator) addControllers() error {
+	var err error
+	o.agents, err = agents.New(agents.Config{
+		Clients: o.cfg.Clients, Cache: o.cache, Applier: o.apply, Queue: o.queue.Queue, Reports: o.service.Reports,
+		Budgets: o.daily, Budget: o.service.Budget, Access: o.access,
+		Pods: o.cfg.Agents, Workers: o.cfg.Workers, Logger: o.log,
+	})
+	if err != nil {
+		return err
+	}
+	o.controllers = append(o.controllers, o.agents)
+	return nil
+}
+
+// access is how an agent's pods reach the queue.
+func (o *Operator) access(agent identity.Agent, current []byte) (agents.Access, error) {
+	a, err := o.queue.access(agent, current)
+	return agents.Access(a), err
 }

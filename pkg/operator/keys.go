@@ -294,16 +294,8 @@ func (o *Operator) renewKeys(ctx context.Context) {
 		return
 	}
 	o.queue.keys.run(ctx, o.queue.server.Accounts(), func() {
-		for _, c := range o.controllers {
-			if c.Name() != agentsController {
-				continue
-			}
-			for _, a := range o.cache.Agents.All() {
-				c.Add(controller.KeyOf(a))
-			}
+		for _, a := range o.cache.Agents.All() {
+			o.agents.Add(controller.KeyOf(a))
 		}
 	})
 }
-
-// agentsController is the name of the controller of ArkAgents.
-const agentsController = "agents"

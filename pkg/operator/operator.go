@@ -16,7 +16,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"arkonis.dev/ark/pkg/controller"
+	"arkonis.dev/ark/pkg/controller/agents"
 	"arkonis.dev/ark/pkg/kube"
 	"arkonis.dev/ark/pkg/telemetry"
 	"arkonis.dev/ark/pkg/work"
@@ -34,7 +34,7 @@ type Config struct {
 
 	Queue QueueConfig
 	// Agents is what the pods of agents are made with.
-	Agents AgentsConfig
+	Agents agents.Pods
 
 	// Listen is the address of /healthz, /readyz and /metrics; empty for none.
 	Listen string
@@ -75,7 +75,8 @@ type Operator struct {
 
 	queue       *queueParts
 	service     *work.Service
-	controllers []*controller.Controller
+	agents      *agents.Agents
+	controllers []runner
 
 	stage   atomic.Pointer[string] // what is waited for; nil when ready
 	leading atomic.Bool
@@ -112,7 +113,7 @@ func (o *Operator) Run(ctx context.Context) error {
 	if o.service, err = work.NewService(o.queue.Queue, o.queue.conn, o.workConfig()); err != nil {
 		return fmt.Errorf("operator: %w", err)
 	}
-	if err := o.followAgents(); err != nil {
+	if err := errors.Join(o.followAgents(), o.addControllers()); err != nil {
 		return fmt.Errorf("operator: %w", err)
 	}
 	return o.work(ctx)

@@ -39,19 +39,19 @@ func (s *Service) Account(ctx context.Context, key queue.Key) (task.Usage, error
 type BudgetState struct {
 	Spent    int64 // within the window
 	Reserved int64 // by calls that are under way
-	// ResetsAt is when the first of a used-up budget's tokens leave the window; zero while some are free, and for a
-	// budget without a window.
+	// ResetsAt is when as many tokens are free as were asked about; zero while they are, and when they never will be.
 	ResetsAt time.Time
 }
 
-// Budget reads a budget of a namespace as it is stored: one look into the stream. One that nobody has used is empty. It
-// is for whoever shows budgets, in the process of the service; agents cannot ask for it. The error is ErrUnavailable.
-func (s *Service) Budget(ctx context.Context, namespace string, b task.Budget) (BudgetState, error) {
+// Budget reads a budget of a namespace as it is stored: one look into the stream. One that nobody has used is empty. tokens
+// are those of a call that shall still be possible; 1 for any. It is for whoever shows budgets, in the process of the
+// service; agents cannot ask for it. The error is ErrUnavailable.
+func (s *Service) Budget(ctx context.Context, namespace string, b task.Budget, tokens int64) (BudgetState, error) {
 	scope, err := s.book.readScope(ctx, scopeKey{namespace, b.Scope})
 	if err != nil {
 		return BudgetState{}, err
 	}
-	v := scope.state.Decide(limitOf(b), "", 1, s.cfg.Now())
+	v := scope.state.Decide(limitOf(b), "", tokens, s.cfg.Now())
 	return BudgetState{Spent: v.Spent, Reserved: v.Reserved, ResetsAt: v.FreesAt}, nil
 }
 

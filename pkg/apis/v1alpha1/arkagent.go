@@ -427,19 +427,19 @@ type ArkAgentStatus struct {
 
 // DailyTokenUsage is what was used over the last 24 hours.
 type DailyTokenUsage struct {
-	// InputTokens that the model read.
+	// InputTokens that the model read, where they are counted apart.
 	// +optional
-	InputTokens int64 `json:"inputTokens"`
-	// OutputTokens that the model wrote.
+	InputTokens int64 `json:"inputTokens,omitempty"`
+	// OutputTokens that the model wrote, where they are counted apart.
 	// +optional
-	OutputTokens int64 `json:"outputTokens"`
+	OutputTokens int64 `json:"outputTokens,omitempty"`
 	// TotalTokens are input and output tokens.
 	// +optional
 	TotalTokens int64 `json:"totalTokens"`
 	// Limit is the daily budget; 0 means no limit.
 	// +optional
 	Limit int64 `json:"limit,omitempty"`
-	// ResetsAt is when the first tokens leave the window, if the budget is used up.
+	// ResetsAt is when enough tokens leave the window for another call, if the budget is used up.
 	// +optional
 	ResetsAt *metav1.Time `json:"resetsAt,omitempty"`
 }

@@ -22,6 +22,7 @@ import (
 	"arkonis.dev/ark/pkg/kube"
 	"arkonis.dev/ark/pkg/queue"
 	"arkonis.dev/ark/pkg/queue/identity"
+	"arkonis.dev/ark/pkg/task"
 	"arkonis.dev/ark/pkg/work"
 )
 
@@ -54,6 +55,9 @@ type Config struct {
 	Queue   *queue.Queue
 	// Reports is what an agent's pods say of themselves.
 	Reports func(namespace, agent string) []work.Report
+	// Budgets are the daily budgets that hold for an agent; Budget reads one, and when a call of so many tokens is possible.
+	Budgets func(namespace, agent, team string) []task.Budget
+	Budget  func(ctx context.Context, namespace string, b task.Budget, tokens int64) (work.BudgetState, error)
 	// Access returns how an agent reaches the queue. current is its credentials now, or nil: they are kept while they are
 	// good.
 	Access func(agent identity.Agent, current []byte) (Access, error)
@@ -120,6 +124,7 @@ func (a *Agents) Run(ctx context.Context) {
 // Names of indexes.
 const (
 	byReference = "agents/reference"       // ArkAgents by what they refer to
+	byTeam      = "agents/team"            // ArkAgents by the team whose roles they are
 	bySecret    = "agents/memories/secret" // ArkMemories by the Secrets that they name
 )
 
@@ -130,6 +135,7 @@ func (a *Agents) listen() error {
 		c.Agents.Index(byReference, func(o *v1alpha1.ArkAgent) []string {
 			return referred(o, a.cfg.Pods.EnvFrom)
 		}),
+		c.Agents.Index(byTeam, func(o *v1alpha1.ArkAgent) []string { return []string{o.Namespace + "/" + o.Labels[v1alpha1.LabelTeam]} }),
 		c.Memories.Index(bySecret, func(m *v1alpha1.ArkMemory) []string {
 			var names []string
 			for _, r := range memoryReferences(m) {
@@ -143,6 +149,7 @@ func (a *Agents) listen() error {
 				a.loop.Add(controller.KeyOf(either(old, now)))
 			}
 		}),
+		c.Teams.OnChange(a.teamChanged),
 		c.Settings.OnChange(func(old, now *v1alpha1.ArkSettings) { a.referrers(kindSettings, either(old, now)) }),
 		c.Memories.OnChange(func(old, now *v1alpha1.ArkMemory) { a.referrers(kindMemory, either(old, now)) }),
 		c.ConfigMaps.OnChange(func(old, now *metav1.PartialObjectMetadata) { a.contentChanged(kindConfigMap, old, now) }),
@@ -236,6 +243,7 @@ func (a *Agents) reconcile(ctx context.Context, key controller.Key) (controller.
 	}
 	p := decide(in)
 	m.scaling = p.scaling
+	a.tellTeam(in)
 	done := a.apply(ctx, in, p)
 	wait, err := a.writeStatus(ctx, in, status(in, p, done), m)
 	return controller.Result{After: soonest(p.after, done.after, wait)}, errors.Join(done.err, err)

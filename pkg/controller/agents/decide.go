@@ -94,6 +94,10 @@ func basePrompt(in *input) (string, *fault) {
 // scale sets the number of pods.
 func (p *plan) scale(in *input) {
 	spec := &in.agent.Spec
+	if b := usedUp(in.budgets); b != nil {
+		p.replicas, p.after = 0, until(b.resetsAt, in.now)
+		return
+	}
 	if spec.Autoscaling == nil {
 		p.replicas = *spec.Replicas
 		return

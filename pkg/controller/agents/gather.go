@@ -31,6 +31,7 @@ type input struct {
 	found    map[objectKey]*content
 	access   Access
 
+	budgets []budget
 	backlog queue.Backlog
 	reports []work.Report // of pods that are there
 	running []*corev1.Pod
@@ -62,6 +63,9 @@ func (a *Agents) gather(ctx context.Context, object *v1alpha1.ArkAgent, m *memo)
 		return nil, err
 	}
 	if err := a.gatherAccess(ctx, in, m); err != nil {
+		return nil, err
+	}
+	if err := a.gatherBudgets(ctx, in); err != nil {
 		return nil, err
 	}
 	var err error

@@ -53,6 +53,7 @@ func status(in *input, p *plan, o outcome) *v1alpha1.ArkAgentStatus {
 	}
 	holds, reason, message := ready(in, p, o)
 	set(v1alpha1.ConditionReady, holds, reason, message)
+	budgetStatus(in, s, set)
 	toolStatus(in, s, set)
 	probeStatus(in, s, set)
 	return s
@@ -82,6 +83,8 @@ func ready(in *input, p *plan, o outcome) (holds metav1.ConditionStatus, reason,
 		return metav1.ConditionFalse, v1alpha1.ReasonReconcileError, o.err.Error()
 	case d == nil:
 		return metav1.ConditionFalse, v1alpha1.ReasonProgressing, "no pods yet"
+	case usedUp(in.budgets) != nil:
+		return metav1.ConditionFalse, v1alpha1.ReasonScaledToZero, usedUp(in.budgets).String()
 	case p.replicas == 0 && in.agent.Spec.Autoscaling != nil:
 		return metav1.ConditionTrue, v1alpha1.ReasonScaledToZero, "nothing is to be done: pods start with the first task"
 	case p.replicas == 0:

@@ -23,7 +23,7 @@ type Backlog struct {
 func (q *Queue) Backlog(ctx context.Context, namespace, agent string) (Backlog, error) {
 	ctx, cancel := q.bounded(ctx)
 	defer cancel()
-	c, err := q.js.Consumer(ctx, StreamTasks, consumerName(namespace, agent))
+	c, err := q.js.Consumer(ctx, StreamTasks, consumerName(q.cfg.ConsumerKey, namespace, agent))
 	switch {
 	case errors.Is(err, jetstream.ErrConsumerNotFound):
 		return Backlog{}, nil
@@ -94,7 +94,7 @@ func (q *Queue) RemoveAgent(ctx context.Context, namespace, agent string, cause 
 			err = fmt.Errorf("remove agent %s/%s from the queue: %w", namespace, agent, err)
 		}
 	}()
-	c := taskConsumer(namespace, agent, DefaultAckWait)
+	c := q.taskConsumer(namespace, agent, DefaultAckWait)
 	keys, err := q.queuedFor(ctx, c.FilterSubject)
 	if err != nil {
 		return 0, err

@@ -83,8 +83,10 @@ func basePrompt(in *input) (string, *fault) {
 		}
 		text := in.found[objectKey{r.kind, r.name}].values[r.key]
 		if strings.TrimSpace(text) == "" {
-			return "", &fault{v1alpha1.ReasonPromptResolutionError,
-				fmt.Sprintf("%s: the key %s of the %s %s is empty: write the prompt there", r.use, r.key, r.kind, r.name)}
+			return "", &fault{
+				v1alpha1.ReasonPromptResolutionError,
+				fmt.Sprintf("%s: the key %s of the %s %s is empty: write the prompt there", r.use, r.key, r.kind, r.name),
+			}
 		}
 		return text, nil
 	}

@@ -100,6 +100,7 @@ func addresses(in *input) []string {
 		all = append(all, cmp.Or(in.variable(environ.OpenAIBaseURL), "https://api.openai.com"))
 	case v1alpha1.ProviderAnthropic:
 		all = append(all, cmp.Or(in.variable(environ.AnthropicBaseURL), "https://api.anthropic.com"))
+	case v1alpha1.ProviderAuto, v1alpha1.ProviderMock: // it calls nobody
 	}
 	for i := range spec.MCPServers {
 		all = append(all, spec.MCPServers[i].URL)

@@ -175,7 +175,7 @@ func slimRun(r *v1alpha1.ArkRun) {
 		return
 	}
 	r.Annotations = nil
-	r.Spec = v1alpha1.ArkRunSpec{TeamRef: r.Spec.TeamRef, AgentRef: r.Spec.AgentRef, Trigger: r.Spec.Trigger}
+	r.Spec = v1alpha1.ArkRunSpec{TeamRef: r.Spec.TeamRef, AgentRef: r.Spec.AgentRef, Trigger: r.Spec.Trigger, Parent: r.Spec.Parent}
 	r.Status = v1alpha1.ArkRunStatus{
 		ObservedGeneration: r.Status.ObservedGeneration, Phase: r.Status.Phase, Conditions: r.Status.Conditions,
 		StartTime: r.Status.StartTime, CompletionTime: r.Status.CompletionTime, TotalTokenUsage: r.Status.TotalTokenUsage,

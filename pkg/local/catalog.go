@@ -13,7 +13,6 @@ import (
 	v1alpha1 "arkonis.dev/ark/pkg/apis/v1alpha1"
 	"arkonis.dev/ark/pkg/manifest"
 	"arkonis.dev/ark/pkg/pipeline"
-	"arkonis.dev/ark/pkg/schema"
 )
 
 // catalog is what the manifests of one namespace hold, by name. Among the agents are those that teams make of their
@@ -101,27 +100,6 @@ func (c *catalog) conflicts() (problems []string) {
 // lookup is the catalog as the engine sees it.
 func (c *catalog) lookup() pipeline.Lookup {
 	return pipeline.Lookup{Agents: c.agents, Teams: c.teams, Registries: c.registries}
-}
-
-// engineOptions give the engine its JSON schemas.
-func engineOptions() pipeline.Options {
-	return pipeline.Options{
-		Schema: func(text string) (func(any) []pipeline.Violation, error) {
-			s, err := schema.Compile([]byte(text))
-			if err != nil {
-				return nil, err
-			}
-			return func(doc any) []pipeline.Violation {
-				found := s.Validate(doc)
-				out := make([]pipeline.Violation, len(found))
-				for i, v := range found {
-					out[i] = pipeline.Violation{Path: v.Path, Message: v.Message}
-				}
-				return out
-			}, nil
-		},
-		Extract: schema.Extract,
-	}
 }
 
 // teamsOf lists a team and all that play roles in it, however deep.

@@ -16,7 +16,6 @@ import (
 	"arkonis.dev/ark/pkg/queue"
 	"arkonis.dev/ark/pkg/runner"
 	"arkonis.dev/ark/pkg/task"
-	"arkonis.dev/ark/pkg/work"
 )
 
 // Bounds of trying again when the queue cannot be reached or is full.
@@ -34,7 +33,8 @@ type driver struct {
 	recovered bool
 	live      *runner.Live
 
-	mail     *mailbox
+	mail     *runner.Mailbox
+	full     chan struct{} // holds a token when there may be records
 	caughtUp chan struct{} // closed when all earlier records are in the mailbox
 	cancels  chan string
 
@@ -45,8 +45,16 @@ type driver struct {
 
 func (h *host) newDriver(r *record, recovered bool) *driver {
 	return &driver{
-		host: h, record: r, recovered: recovered,
+		host: h, record: r, recovered: recovered, full: make(chan struct{}, 1),
 		caughtUp: make(chan struct{}), cancels: make(chan string, 1), children: map[string]*driver{},
+	}
+}
+
+// wake says that there are records.
+func (d *driver) wake() {
+	select {
+	case d.full <- struct{}{}:
+	default:
 	}
 }
 
@@ -84,16 +92,16 @@ func (d *driver) run(ctx context.Context) (string, error) {
 func (d *driver) follow(ctx context.Context) error {
 	uid := string(d.record.Run.UID)
 	if !d.recovered {
-		d.mail = d.host.mail.open(uid)
-		defer d.host.mail.close(uid)
+		d.mail = d.host.mail.Open(uid, d.wake)
+		defer d.host.mail.Close(uid)
 		return d.driveAll(ctx)
 	}
-	d.mail = newMailbox()
+	d.mail = runner.NewMailbox(d.wake)
 	g, ctx := errgroup.WithContext(ctx)
 	ctx, stop := context.WithCancel(ctx)
 	g.Go(func() error {
 		put := func(r queue.Record) error {
-			d.mail.put(r)
+			d.mail.Put(r)
 			return nil
 		}
 		caughtUp := func() error {
@@ -148,7 +156,7 @@ func (d *driver) drive(ctx context.Context) error {
 			timer.Reset(time.Until(wake))
 		}
 		select {
-		case <-d.mail.full:
+		case <-d.full:
 			err = d.fold(ctx)
 		case <-d.host.failed.Done():
 			err = context.Cause(d.host.failed)
@@ -176,7 +184,7 @@ func (d *driver) replay(ctx context.Context) error {
 
 // fold takes in all records that are there.
 func (d *driver) fold(ctx context.Context) error {
-	for _, r := range d.mail.take() {
+	for _, r := range d.mail.Take() {
 		if err := persist(ctx, func() error { return d.live.Fold(ctx, r) }); err != nil {
 			return err
 		}
@@ -197,7 +205,7 @@ func persist(ctx context.Context, f func() error) error {
 	var first time.Time
 	for delay := retryFirst; ; delay = min(2*delay, retryMost) {
 		err := f()
-		if !transient(err) || ctx.Err() != nil {
+		if !runner.Transient(err) || ctx.Err() != nil {
 			return err
 		}
 		if first.IsZero() {
@@ -211,11 +219,6 @@ func persist(ctx context.Context, f func() error) error {
 			return err
 		}
 	}
-}
-
-func transient(err error) bool {
-	return errors.Is(err, queue.ErrUnavailable) || errors.Is(err, work.ErrUnavailable) || errors.Is(err, queue.ErrUnknownOutcome) || errors.Is(err, queue.ErrFull) ||
-		errors.Is(err, context.DeadlineExceeded)
 }
 
 // show tells whoever looks on how far the run is.
@@ -233,7 +236,7 @@ func (d *driver) show() {
 func (d *driver) config() runner.Config {
 	r := d.record
 	return runner.Config{
-		Run: &r.Run, Started: r.Run.Spec.Trigger.FiredAt.Time, Pipeline: engineOptions(),
+		Run: &r.Run, Started: r.Run.Spec.Trigger.FiredAt.Time, Pipeline: runner.Engine(),
 		Queue: d.host.queue, Store: d, Account: d.host.service.Account, Budgets: r.Budgets, Deadline: r.Deadline, Telemetry: d.host.tel,
 	}
 }
@@ -260,9 +263,6 @@ func (d *driver) output(ctx context.Context) (string, error) {
 	return d.host.queue.Text(ctx, task.Text{Ref: &task.Ref{Key: s.OutputRef.Key, Size: s.OutputRef.Size, SHA256: s.OutputRef.SHA256}}, s.OutputRef.Size)
 }
 
-// maxHops bounds how deep teams may stand below each other.
-const maxHops = 8
-
 // StartChild implements runner.Store: it makes the record of a child run, or finds it, and drives the run.
 func (d *driver) StartChild(ctx context.Context, c runner.Child) error {
 	d.mu.Lock()
@@ -285,7 +285,7 @@ func (d *driver) StartChild(ctx context.Context, c runner.Child) error {
 		return err
 	}
 	if r.Parent == nil || r.Parent.TaskID != c.Key.TaskID {
-		return d.host.publishEnd(ctx, c.Key, failed(c.Key, v1alpha1.ReasonNameConflict, fmt.Sprintf("another run has the name %s", c.Name)))
+		return d.host.publishEnd(ctx, c.Key, runner.ChildRefused(c.Key, v1alpha1.ReasonNameConflict, fmt.Sprintf("another run has the name %s", c.Name), time.Now()))
 	}
 	d.adopt(ctx, r, found, c.Key)
 	return nil
@@ -295,17 +295,17 @@ func (d *driver) StartChild(ctx context.Context, c runner.Child) error {
 func (d *driver) childRecord(c runner.Child) (*record, *task.Result) {
 	team := d.host.catalog.teams[c.Team]
 	if team == nil {
-		return nil, failed(c.Key, v1alpha1.ReasonTeamNotFound, fmt.Sprintf("ArkTeam %q is not among the manifests; there are: %s", c.Team, names(d.host.catalog.teams)))
+		return nil, runner.ChildRefused(c.Key, v1alpha1.ReasonTeamNotFound, fmt.Sprintf("ArkTeam %q is not among the manifests; there are: %s", c.Team, names(d.host.catalog.teams)), time.Now())
 	}
-	if c.Hops > maxHops {
-		return nil, failed(c.Key, v1alpha1.ReasonInvalidSpec, fmt.Sprintf("team %s stands more than %d teams deep", c.Team, maxHops))
+	if c.Hops > runner.MaxHops {
+		return nil, runner.ChildRefused(c.Key, v1alpha1.ReasonInvalidSpec, fmt.Sprintf("team %s stands more than %d teams deep", c.Team, runner.MaxHops), time.Now())
 	}
 	created := metav1.NewMicroTime(c.Created)
 	spec, problems := d.host.catalog.snapshot(team, c.Input, v1alpha1.Trigger{
 		Kind: v1alpha1.TriggerStep, Name: c.Parent.Name, ID: c.Key.TaskID, FiredAt: &created, Hops: c.Hops,
 	})
 	if len(problems) > 0 {
-		return nil, failed(c.Key, v1alpha1.ReasonInvalidInput, fmt.Sprintf("team %s: %v", c.Team, &ConfigError{Problems: problems}))
+		return nil, runner.ChildRefused(c.Key, v1alpha1.ReasonInvalidInput, fmt.Sprintf("team %s: %v", c.Team, &ConfigError{Problems: problems}), time.Now())
 	}
 	if c.TimeoutSeconds > 0 && (spec.TimeoutSeconds == 0 || c.TimeoutSeconds < spec.TimeoutSeconds) {
 		spec.TimeoutSeconds = c.TimeoutSeconds
@@ -332,50 +332,15 @@ func (d *driver) runChild(ctx context.Context, child *driver, key queue.Key) {
 	}
 	var end *task.Result
 	if err != nil {
-		end = failed(key, string(task.CodeInternal), err.Error())
+		end = runner.ChildRefused(key, string(task.CodeInternal), err.Error(), time.Now())
 	} else {
-		end, err = child.result(ctx, key, output)
+		end, err = runner.ChildEnd(ctx, d.host.queue, key, child.record.Run.Name, &child.record.Run.Status, output)
 	}
 	if err == nil {
 		err = persist(ctx, func() error { return d.host.publishEnd(ctx, key, end) })
 	}
 	if err != nil {
 		d.host.log.ErrorContext(ctx, "end of a child run was not stored", "run", child.record.Run.Name, "error", err)
-	}
-}
-
-// result is the end of a child run as the result of the task that it carried out.
-func (d *driver) result(ctx context.Context, key queue.Key, output string) (*task.Result, error) {
-	s := &d.record.Run.Status
-	u := tokens(s.TotalTokenUsage)
-	r := &task.Result{
-		Version: task.Version, TaskID: key.TaskID, Status: task.Succeeded, Pod: d.record.Run.Name,
-		Usage: task.Usage{
-			InputTokens: u.Input, OutputTokens: u.Output, CachedTokens: u.Cached,
-			UnknownCalls: u.UnknownCalls, UnknownTokens: u.Total - u.Input - u.Output,
-		},
-		Started: at(s.StartTime), Completed: at(s.CompletionTime),
-	}
-	for _, step := range s.Steps {
-		r.ToolCalls += int(step.ToolCalls)
-	}
-	switch s.Phase {
-	case v1alpha1.RunSucceeded:
-		text, err := d.host.queue.PutText(ctx, key.RunUID, output)
-		r.Output = text
-		return r, err
-	case v1alpha1.RunCancelled:
-		r.Status, r.Error = task.Cancelled, task.Errorf(task.CodeCancelled, "run %s was cancelled: %s", d.record.Run.Name, s.Message)
-	default:
-		r.Status, r.Error = task.Failed, task.Errorf(task.Code(completeReason(s)), "run %s failed: %s", d.record.Run.Name, s.Message)
-	}
-	return r, nil
-}
-
-func failed(key queue.Key, code, message string) *task.Result {
-	return &task.Result{
-		Version: task.Version, TaskID: key.TaskID, Status: task.Failed, Error: &task.Error{Code: task.Code(code), Message: message},
-		Completed: time.Now(),
 	}
 }
 
@@ -393,9 +358,7 @@ func (d *driver) CancelChild(ctx context.Context, name string, key queue.Key, re
 	if child == nil {
 		r, err := d.host.runs.get(ctx, name)
 		if errors.Is(err, errNoRun) {
-			end := failed(key, string(task.CodeCancelled), reason)
-			end.Status = task.Cancelled
-			return d.host.publishEnd(ctx, key, end)
+			return d.host.publishEnd(ctx, key, runner.ChildCancelled(key, reason, time.Now()))
 		}
 		if err != nil {
 			return err

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"sync"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
@@ -14,6 +13,7 @@ import (
 	"arkonis.dev/ark/pkg/local/progress"
 	"arkonis.dev/ark/pkg/memory"
 	"arkonis.dev/ark/pkg/queue"
+	"arkonis.dev/ark/pkg/runner"
 	"arkonis.dev/ark/pkg/runtime"
 	"arkonis.dev/ark/pkg/task"
 	"arkonis.dev/ark/pkg/telemetry"
@@ -38,75 +38,12 @@ type host struct {
 	service *work.Service
 
 	agentsUp, serviceUp, resultsUp part
-	mail                           post
+	mail                           *runner.Post
 	unwatch                        []func()
 	servers                        []*mcp.Servers   // of the agents
 	memories                       []*memory.Memory // of the agents
 	private                        string           // folder for their certificates, "" for none
 	failed                         context.Context  //nolint:containedctx // ends when new results are followed no more; its cause says why
-}
-
-// post hands the records of runs to their drivers. It is safe for concurrent use.
-type post struct {
-	mu    sync.Mutex
-	boxes map[string]*mailbox // by the run's uid
-}
-
-// open gives a run a mailbox, close takes it away.
-func (p *post) open(uid string) *mailbox {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.boxes == nil {
-		p.boxes = map[string]*mailbox{}
-	}
-	box := newMailbox()
-	p.boxes[uid] = box
-	return box
-}
-
-func (p *post) close(uid string) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	delete(p.boxes, uid)
-}
-
-// deliver never blocks: a slow run holds up no other one.
-func (p *post) deliver(r queue.Record) error {
-	p.mu.Lock()
-	box := p.boxes[r.Key.RunUID]
-	p.mu.Unlock()
-	if box != nil {
-		box.put(r)
-	}
-	return nil
-}
-
-// mailbox holds records that its driver has not folded. A run has as many as it has tasks.
-type mailbox struct {
-	mu      sync.Mutex
-	records []queue.Record
-	full    chan struct{} // holds a token when there may be records
-}
-
-func newMailbox() *mailbox { return &mailbox{full: make(chan struct{}, 1)} }
-
-func (m *mailbox) put(r queue.Record) {
-	m.mu.Lock()
-	m.records = append(m.records, r)
-	m.mu.Unlock()
-	select {
-	case m.full <- struct{}{}:
-	default:
-	}
-}
-
-// take empties the box.
-func (m *mailbox) take() []queue.Record {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	records := m.records
-	m.records = nil
-	return records
 }
 
 // part is a number of goroutines that end together.
@@ -145,7 +82,7 @@ type hostConfig struct {
 
 // newHost starts the queue server and opens the store. Agents follow with equip, when the manifests are known.
 func newHost(ctx context.Context, c hostConfig) (*host, error) {
-	h := &host{log: c.log, tel: c.tel, observer: c.observer, stream: c.stream}
+	h := &host{mail: runner.NewPost(nil), log: c.log, tel: c.tel, observer: c.observer, stream: c.stream}
 	var err error
 	// On disk every write is synced: what was paid for outlives a power cut.
 	h.server, err = queue.StartServer(ctx, queue.ServerConfig{StoreDir: c.store, SyncAlways: c.store != "", Logger: c.log})
@@ -313,7 +250,7 @@ func (h *host) followResults(ctx context.Context) error {
 	h.failed = up
 	ready := make(chan struct{})
 	h.resultsUp.group.Go(func() error {
-		return h.queue.NewResults(up, h.mail.deliver, func() { close(ready) })
+		return h.queue.NewResults(up, h.mail.Deliver, func() { close(ready) })
 	})
 	select {
 	case <-ready:

@@ -11,6 +11,7 @@ import (
 
 	v1alpha1 "arkonis.dev/ark/pkg/apis/v1alpha1"
 	"arkonis.dev/ark/pkg/local/progress"
+	"arkonis.dev/ark/pkg/runner"
 )
 
 // Report is what became of a run. Its JSON form is the one that `ark run --output json` prints.
@@ -73,7 +74,7 @@ func newReport(run *v1alpha1.ArkRun, output string, stepOutput func(step string)
 		r.Agent = run.Spec.AgentRef.Name
 	}
 	if s.Phase != v1alpha1.RunSucceeded {
-		r.Reason = completeReason(s)
+		r.Reason = runner.EndReason(s)
 	}
 	for i := range s.Steps {
 		step := stepReport(&s.Steps[i])
@@ -106,16 +107,6 @@ func tokens(u *v1alpha1.TokenUsage) Tokens {
 	return Tokens{Input: u.InputTokens, Output: u.OutputTokens, Cached: u.CachedTokens, Total: u.TotalTokens, UnknownCalls: u.UnknownCalls}
 }
 
-// completeReason is why a run ended.
-func completeReason(s *v1alpha1.ArkRunStatus) string {
-	for _, c := range s.Conditions {
-		if c.Type == v1alpha1.ConditionComplete {
-			return c.Reason
-		}
-	}
-	return ""
-}
-
 // Summary is the one line that ends a run: "Run Succeeded in 6.3s - 2466 tokens".
 func (r *Report) Summary() string {
 	return fmt.Sprintf("Run %s in %s - %d tokens", r.Status, progress.Seconds(time.Duration(r.DurationMS)*time.Millisecond), r.Tokens.Total)
@@ -142,13 +133,6 @@ func (r *Report) WriteJSON(w io.Writer) error {
 		return fmt.Errorf("write report: %w", err)
 	}
 	return nil
-}
-
-func at(t *metav1.MicroTime) time.Time {
-	if t == nil {
-		return time.Time{}
-	}
-	return t.Time
 }
 
 func between(start, end *metav1.MicroTime) time.Duration {

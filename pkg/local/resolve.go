@@ -12,6 +12,7 @@ import (
 	"arkonis.dev/ark/pkg/llm/mock"
 	"arkonis.dev/ark/pkg/manifest"
 	"arkonis.dev/ark/pkg/pipeline"
+	"arkonis.dev/ark/pkg/runner"
 )
 
 // prepared is a run that can start: everything is resolved and checked.
@@ -261,7 +262,7 @@ func (c *catalog) teamSpec(team *v1alpha1.ArkTeam, o *Options, p *problems) v1al
 		p.warnings = append(p.warnings, fmt.Sprintf("ArkTeam %s is suspended; that holds for its triggers in a cluster, not here", team.Name))
 	}
 	for _, t := range c.teamsOf(team) {
-		p.findings(t, pipeline.ValidateTeam(t, engineOptions()))
+		p.findings(t, pipeline.ValidateTeam(t, runner.Engine()))
 	}
 	input, found := pipeline.ResolveInput(team, o.Input)
 	p.findings(team, found)

@@ -21,6 +21,7 @@ import (
 
 	v1alpha1 "arkonis.dev/ark/pkg/apis/v1alpha1"
 	"arkonis.dev/ark/pkg/local/progress"
+	"arkonis.dev/ark/pkg/runner"
 	"arkonis.dev/ark/pkg/telemetry"
 )
 
@@ -155,7 +156,7 @@ func (s *session) drive(ctx context.Context, h *host, r *record) (*Report, error
 
 func failure(run *v1alpha1.ArkRun) *FailedError {
 	s := &run.Status
-	e := &FailedError{Run: run.Name, Phase: s.Phase, Step: s.FailedStep, Reason: completeReason(s), Message: s.Message}
+	e := &FailedError{Run: run.Name, Phase: s.Phase, Step: s.FailedStep, Reason: runner.EndReason(s), Message: s.Message}
 	for i := range s.Steps {
 		if s.Steps[i].Name == s.FailedStep && e.Reason == v1alpha1.ReasonStepFailed {
 			e.Reason = cmp.Or(s.Steps[i].Reason, e.Reason)

@@ -10,6 +10,7 @@ import (
 	"arkonis.dev/ark/pkg/llm/mock"
 	"arkonis.dev/ark/pkg/manifest"
 	"arkonis.dev/ark/pkg/pipeline"
+	"arkonis.dev/ark/pkg/runner"
 )
 
 // Finding is something in manifests that is wrong, or that somebody should look at.
@@ -54,7 +55,7 @@ func (v *validation) catalog(namespace string) *catalog {
 
 func (v *validation) team(t *v1alpha1.ArkTeam) {
 	c := v.catalog(t.Namespace)
-	found := pipeline.ValidateTeam(t, engineOptions())
+	found := pipeline.ValidateTeam(t, runner.Engine())
 	// The input is not known yet: what a run would be made of is looked at without it.
 	_, more := pipeline.Snapshot(t, c.lookup(), nil, v1alpha1.Trigger{})
 	for _, f := range append(found, more...) {

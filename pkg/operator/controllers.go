@@ -5,6 +5,7 @@ import (
 
 	"arkonis.dev/ark/pkg/controller"
 	"arkonis.dev/ark/pkg/controller/agents"
+	"arkonis.dev/ark/pkg/controller/runs"
 	"arkonis.dev/ark/pkg/queue/identity"
 )
 
@@ -27,6 +28,14 @@ func (o *Operator) addControllers() error {
 		return err
 	}
 	o.controllers = append(o.controllers, o.agents)
+	r, err := runs.New(runs.Config{
+		Clients: o.cfg.Clients, Cache: o.cache, Queue: o.queue.Queue, Account: o.service.Account, Watch: o.cfg.Watch,
+		Workers: o.cfg.Workers, Logger: o.log, Telemetry: o.cfg.Telemetry,
+	})
+	if err != nil {
+		return err
+	}
+	o.controllers = append(o.controllers, r)
 	return nil
 }
 

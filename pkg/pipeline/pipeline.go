@@ -187,6 +187,39 @@ func Compile(run Run, o Options) (*Plan, error) {
 // Roles is the role table of the run, which every task carries. It must not be changed.
 func (p *Plan) Roles() map[string]task.Role { return p.roles }
 
+// Agents lists every agent that may be given a task of the run, delegated ones too, sorted.
+func (p *Plan) Agents() []string {
+	found := map[string]bool{}
+	for _, st := range p.steps {
+		found[st.agent] = true
+		for _, a := range st.candidates {
+			found[a] = true
+		}
+	}
+	for _, r := range p.roles {
+		found[r.Agent] = true
+	}
+	if p.routing != nil {
+		found[p.routing.Agent] = true
+		known := false
+		for i := range p.routing.Capabilities {
+			c := &p.routing.Capabilities[i]
+			known = known || c.ID == p.routing.Fallback
+			for _, a := range c.Agents {
+				found[a] = true
+			}
+		}
+		if !known {
+			found[p.routing.Fallback] = true
+		}
+	}
+	delete(found, "")
+	return sortedKeys(found)
+}
+
+// StepName is the name of a step by its place in the plan.
+func (p *Plan) StepName(i int) string { return p.steps[i].id }
+
 // Deadline is when the run ends at the latest.
 func (p *Plan) Deadline() time.Time { return p.deadline }
 

@@ -94,6 +94,38 @@ func (l *Live) Started(taskID, pod string, at time.Time) {
 // Ready takes in what is known of an agent: it is shown, and decides which of several agents gets a task.
 func (l *Live) Ready(r pipeline.AgentReadiness) { l.plan.Apply(l.state, r) }
 
+// Agents lists every agent that may be given a task of the run, sorted.
+func (l *Live) Agents() []string { return l.plan.Agents() }
+
+// Open lists the tasks that have no result yet.
+func (l *Live) Open() []OpenTask {
+	out := make([]OpenTask, 0, len(l.state.Open))
+	for _, i := range l.state.Open {
+		t := &l.state.Tasks[i]
+		out = append(out, OpenTask{Key: l.key(t.Agent, t.ID), Step: l.plan.StepName(t.Step), Team: t.Team, Issued: t.Issued, Delegated: t.Child != nil})
+	}
+	return out
+}
+
+// OpenTask is a task without a result.
+type OpenTask struct {
+	Key       queue.Key
+	Step      string
+	Team      string // of a child run; the key has no agent then
+	Issued    bool   // by this process
+	Delegated bool   // queued by the work service for another task
+}
+
+// Settling says that all that is left is the end, and that the next Advance may wait some seconds for agents to tell what
+// the last calls of the run have cost.
+func (l *Live) Settling() bool {
+	return l.end == nil && l.closing == nil && l.config.Account != nil && l.state.Ending != nil && len(l.state.Open) == 0 &&
+		len(l.plan.Unaccounted(l.state)) > 0
+}
+
+// Deadline is when the run ends at the latest.
+func (l *Live) Deadline() time.Time { return l.plan.Deadline() }
+
 // Cancel asks for the run's end. The next Advance carries it out.
 func (l *Live) Cancel(reason string, at time.Time) {
 	l.plan.Apply(l.state, pipeline.Cancelled{Reason: reason, At: at})

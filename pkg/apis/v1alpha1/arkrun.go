@@ -103,6 +103,45 @@ type ArkRunSpec struct {
 	// +kubebuilder:validation:Minimum=0
 	// +optional
 	MaxTokens int64 `json:"maxTokens,omitempty"`
+
+	// Parent is the step of another run that this run carries out, for a role that is a team; ark sets it.
+	// +optional
+	Parent *ParentTask `json:"parent,omitempty"`
+}
+
+// ParentTask is the task of a run that a child run carries out, and what holds for the child because of it.
+type ParentTask struct {
+	// RunUID of the run above, which owns this one.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=64
+	RunUID string `json:"runUID"`
+	// TaskID of the step's task.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=64
+	TaskID string `json:"taskID"`
+	// Deadline of the run above.
+	// +optional
+	Deadline *metav1.MicroTime `json:"deadline,omitempty"`
+	// Budgets of the step and of the runs above, which this run's calls are charged to as well.
+	// +kubebuilder:validation:MaxItems=64
+	// +listType=atomic
+	// +optional
+	Budgets []RunBudget `json:"budgets,omitempty"`
+}
+
+// RunBudget is a limit in tokens.
+type RunBudget struct {
+	// Scope in the ledger.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=512
+	Scope string `json:"scope"`
+	// Limit in tokens.
+	// +kubebuilder:validation:Minimum=0
+	Limit int64 `json:"limit"`
+	// WindowSeconds is the length of a rolling window; 0 means that the budget never frees again.
+	// +kubebuilder:validation:Minimum=0
+	// +optional
+	WindowSeconds int64 `json:"windowSeconds,omitempty"`
 }
 
 // Trigger is what made a run.

@@ -75,6 +75,8 @@ const (
 
 	AnnotationCancel = "arkonis.dev/cancel" // "true" on an ArkRun cancels it
 	AnnotationTrace  = "arkonis.dev/traceparent"
+	// AnnotationCancelReason is a sentence for people beside AnnotationCancel.
+	AnnotationCancelReason = "arkonis.dev/cancel-reason"
 
 	ManagedBy = "ark"
 	NameAgent = "agent"
@@ -122,6 +124,7 @@ const (
 	ReasonBudgetExceeded = "BudgetExceeded"
 	ReasonInvalidInput   = "InvalidInput"
 	ReasonTeamNotFound   = "TeamNotFound"
+	ReasonAgentNotFound  = "AgentNotFound"
 	ReasonCancelled      = "Cancelled"
 	ReasonRoutingFailed  = "RoutingFailed"
 )

@@ -1,0 +1,94 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Runs lists the uids of all runs that the streams hold anything of, each with its namespace, or "" where nothing says
+// it. What somebody stores meanwhile may be missing.
+func (q *Queue) Runs(ctx context.Context) (map[string]string, error) {
+	found := map[string]string{}
+	add := func(uid, namespace string) {
+		if found[uid] == "" {
+			found[uid] = namespace
+		}
+	}
+	for seq := uint64(1); ; seq++ {
+		m, err := q.tasks.GetMsg(ctx, seq, jetstream.WithGetMsgSubject("ark.task.>"))
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			break
+		}
+		if err != nil {
+			return nil, fmt.Errorf("list runs: %w: %w", ErrUnavailable, err)
+		}
+		seq = m.Sequence
+		if key, ok := unreadKey(&nats.Msg{Subject: m.Subject, Header: m.Header}); ok {
+			add(key.RunUID, key.Namespace)
+		}
+	}
+	for _, kind := range []string{"result", "delegated"} {
+		err := eachSubject(ctx, q.results, of(kind, ""), func(subject string) {
+			if _, key, err := parseKey(subject); err == nil {
+				add(key.RunUID, key.Namespace)
+			}
+		})
+		if err != nil {
+			return nil, fmt.Errorf("list runs: %w", err)
+		}
+	}
+	err := eachSubject(ctx, q.payloads, "ark.payload.*.m.*", func(subject string) {
+		if uid, err := Untoken(strings.Split(subject, ".")[2]); err == nil {
+			add(uid, "")
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list runs: %w", err)
+	}
+	inLedger, err := q.log.runs(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list runs: %w", err)
+	}
+	for _, uid := range inLedger {
+		add(uid, "")
+	}
+	return found, nil
+}
+
+func eachSubject(ctx context.Context, s jetstream.Stream, filter string, f func(subject string)) error {
+	info, err := s.Info(ctx, jetstream.WithSubjectFilter(filter))
+	if err != nil {
+		return fmt.Errorf("%w: subjects %s: %w", ErrUnavailable, filter, err)
+	}
+	for subject := range info.State.Subjects {
+		f(subject)
+	}
+	return nil
+}
+
+// runs lists the uids of the runs that the ledger holds anything of.
+func (l *ledger) runs(ctx context.Context) ([]string, error) {
+	unlock, err := l.lock(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if err := l.resume(ctx); err != nil {
+		return nil, err
+	}
+	if err := l.catchUp(ctx); err != nil {
+		return nil, err
+	}
+	var uids []string
+	for token := range l.index.runs {
+		if uid, err := Untoken(token); err == nil {
+			uids = append(uids, uid)
+		}
+	}
+	return uids, nil
+}

@@ -76,7 +76,7 @@ func (f *runFlags) register(c *cobra.Command) {
 	_ = fl.MarkHidden("flow")
 	fl.StringVar(&f.agent, "agent", "", "run one agent instead of a team; its prompt is the input 'prompt'")
 	fl.StringArrayVarP(&f.inputs, "input", "i", nil, "input: key=value, a JSON object, or @file (repeatable)")
-	fl.StringVar(&f.provider, "provider", "", "use this provider for all agents: openai or mock")
+	fl.StringVar(&f.provider, "provider", "", "use this provider for all agents: auto, openai, anthropic or mock")
 	fl.StringVar(&f.model, "model", "", "use this model for all agents")
 	fl.StringVar(&f.mockScript, "mock-script", "", "YAML file that scripts the mock provider")
 	fl.Int64Var(&f.maxTokens, "max-tokens", 0, "tokens that the run may use, at most what the team allows")

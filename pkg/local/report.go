@@ -107,9 +107,18 @@ func tokens(u *v1alpha1.TokenUsage) Tokens {
 	return Tokens{Input: u.InputTokens, Output: u.OutputTokens, Cached: u.CachedTokens, Total: u.TotalTokens, UnknownCalls: u.UnknownCalls}
 }
 
-// Summary is the one line that ends a run: "Run Succeeded in 6.3s - 2466 tokens".
+// Summary is the one line that ends a run: "Run Succeeded in 6.3s - 2466 tokens". Tokens that nobody counted, because
+// the call was cut off, are said to be what was reserved.
 func (r *Report) Summary() string {
-	return fmt.Sprintf("Run %s in %s - %d tokens", r.Status, progress.Seconds(time.Duration(r.DurationMS)*time.Millisecond), r.Tokens.Total)
+	text := fmt.Sprintf("Run %s in %s - %d tokens", r.Status, progress.Seconds(time.Duration(r.DurationMS)*time.Millisecond), r.Tokens.Total)
+	switch n := r.Tokens.UnknownCalls; n {
+	case 0:
+		return text
+	case 1:
+		return text + ", with 1 model call of unknown outcome charged in full"
+	default:
+		return text + fmt.Sprintf(", with %d model calls of unknown outcome charged in full", n)
+	}
 }
 
 // WriteText writes the output alone, ending with a newline unless there is none.

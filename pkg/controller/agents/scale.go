@@ -23,13 +23,12 @@ func autoscale(s v1alpha1.Autoscaling, current int32, todo queue.Backlog, before
 	target := int64(s.TargetPendingTasks)
 	wanted := int32(min((tasks+target-1)/target, int64(s.MaxReplicas)))
 	wanted = max(wanted, least)
-	switch {
-	case wanted >= current:
+	current = min(current, s.MaxReplicas) // a limit that was lowered holds at once
+	if wanted >= current {
 		return wanted, scaling{}, 0
-	case current > s.MaxReplicas: // the limit was lowered: it holds at once
-		return s.MaxReplicas, scaling{since: now, most: wanted}, time.Duration(*s.ScaleDownAfterSeconds) * time.Second
-	case before.since.IsZero():
-		before = scaling{since: now}
+	}
+	if before.since.IsZero() {
+		before.since = now
 	}
 	next = scaling{since: before.since, most: max(before.most, wanted)}
 	if wait := time.Duration(*s.ScaleDownAfterSeconds)*time.Second - now.Sub(next.since); wait > 0 {

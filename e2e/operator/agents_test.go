@@ -1,7 +1,6 @@
 package operator
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -246,12 +245,4 @@ spec:
 	require.NoError(t, deployments.Delete(t.Context(), "writer-agent", metav1.DeleteOptions{}))
 	w.deployment("writer-agent", "ark's own", func(d *appsv1.Deployment) bool { return d.Labels["arkonis.dev/agent"] == "writer" })
 	w.condition("writer", "Ready", v1alpha1.ReasonProgressing)
-}
-
-// until the deadline of the test, at most.
-func bounded(t *testing.T) context.Context {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	t.Cleanup(cancel)
-	return ctx
 }

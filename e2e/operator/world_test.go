@@ -22,8 +22,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
 
-	v1alpha1 "arkonis.dev/ark/pkg/apis/v1alpha1"
 	"arkonis.dev/ark/e2e/cluster/apiserver"
+	v1alpha1 "arkonis.dev/ark/pkg/apis/v1alpha1"
 	"arkonis.dev/ark/pkg/kube"
 )
 
@@ -82,6 +82,7 @@ type world struct {
 	args      []string // of the operator
 	operator  *operator
 	nats      string // address of the operator's queue port
+	external  string // URL of an external NATS instead; empty for none
 }
 
 // patience is how long anything may take on a machine that is busy with other things.
@@ -143,11 +144,16 @@ func (l *logs) String() string {
 
 // command is ark operator for the world.
 func (w *world) command(args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(w.t.Context(), shared.ark, append(append([]string{
+	all := []string{
 		"operator", "--kubeconfig", shared.api.Kubeconfig(), "--namespace", w.system, "--watch-namespaces", w.namespace,
-		"--store", w.store, "--nats-listen", w.nats, "--nats-advertise", "tls://" + w.nats, "--metrics-listen", "",
-		"--log-level", "debug", "--log-format", "text",
-	}, w.args...), args...)...)
+		"--metrics-listen", "", "--log-level", "debug", "--log-format", "text",
+	}
+	if w.external != "" {
+		all = append(all, "--nats-url", w.external)
+	} else {
+		all = append(all, "--store", w.store, "--nats-listen", w.nats, "--nats-advertise", "tls://"+w.nats)
+	}
+	cmd := exec.CommandContext(w.t.Context(), shared.ark, append(append(all, w.args...), args...)...)
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.TempDir(), "TMPDIR=" + os.TempDir()}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	return cmd

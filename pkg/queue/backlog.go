@@ -19,15 +19,21 @@ type Backlog struct {
 	Held    int64 // tasks that a process was given and has not acknowledged
 }
 
-// Backlog returns what an agent has to do. An agent that was never given a task has nothing to do.
+// Backlog returns what an agent has to do. An agent that was never given a task has nothing to do. Tasks that were queued
+// while the agent was removed, by a process that had not heard of it, get their consumer.
 func (q *Queue) Backlog(ctx context.Context, namespace, agent string) (Backlog, error) {
 	ctx, cancel := q.bounded(ctx)
 	defer cancel()
-	c, err := q.js.Consumer(ctx, StreamTasks, consumerName(q.cfg.ConsumerKey, namespace, agent))
-	switch {
-	case errors.Is(err, jetstream.ErrConsumerNotFound):
-		return Backlog{}, nil
-	case err != nil:
+	of := q.taskConsumer(namespace, agent, DefaultAckWait)
+	c, err := q.js.Consumer(ctx, StreamTasks, of.Durable)
+	if errors.Is(err, jetstream.ErrConsumerNotFound) {
+		_, none := q.tasks.GetMsg(ctx, 1, jetstream.WithGetMsgSubject(of.FilterSubject))
+		if errors.Is(none, jetstream.ErrMsgNotFound) {
+			return Backlog{}, nil
+		}
+		c, err = q.js.CreateOrUpdateConsumer(ctx, StreamTasks, of)
+	}
+	if err != nil {
 		return Backlog{}, fmt.Errorf("tasks of agent %s/%s: %w: %w", namespace, agent, ErrUnavailable, err)
 	}
 	info := c.CachedInfo()
@@ -71,16 +77,26 @@ func agentOf(subject string) (namespace, agent string, ok bool) {
 	return namespace, agent, err == nil
 }
 
-// EachAgent calls f for every agent that tasks are, or were, queued for.
+// EachAgent calls f once for every agent that tasks are, or were, queued for.
 func (q *Queue) EachAgent(ctx context.Context, f func(namespace, agent string)) error {
-	all := q.tasks.ListConsumers(ctx)
-	for c := range all.Info() {
-		if namespace, agent, ok := agentOf(c.Config.FilterSubject); ok {
+	seen := map[[2]string]bool{}
+	note := func(subject string) {
+		namespace, agent, ok := agentOf(subject)
+		if id := [2]string{namespace, agent}; ok && !seen[id] {
+			seen[id] = true
 			f(namespace, agent)
 		}
 	}
-	if err := all.Err(); err != nil {
+	all := q.tasks.ListConsumers(ctx)
+	for c := range all.Info() {
+		note(c.Config.FilterSubject)
+	}
+	info, err := q.tasks.Info(ctx, jetstream.WithSubjectFilter("ark.task.>"))
+	if err = errors.Join(all.Err(), err); err != nil {
 		return fmt.Errorf("agents with tasks: %w: %w", ErrUnavailable, err)
+	}
+	for subject := range info.State.Subjects {
+		note(subject)
 	}
 	return nil
 }

@@ -11,6 +11,7 @@ import (
 
 	v1alpha1 "arkonis.dev/ark/pkg/apis/v1alpha1"
 	"arkonis.dev/ark/pkg/controller"
+	"arkonis.dev/ark/pkg/settings"
 )
 
 // Beginnings of the scopes of daily budgets; the name follows.
@@ -28,20 +29,29 @@ type budget struct {
 
 // gatherBudgets reads the agent's daily budgets: its own, and that of the team whose inline role it is.
 func (a *Agents) gatherBudgets(ctx context.Context, in *input) error {
-	owner := metav1.GetControllerOf(in.agent)
+	owner, least := metav1.GetControllerOf(in.agent), leastCall(in)
 	for _, b := range a.cfg.Budgets(in.agent.Namespace, in.agent.Name, "") {
 		team, ofTeam := strings.CutPrefix(b.Scope, BudgetOfTeam)
 		if ofTeam && (owner == nil || owner.Kind != "ArkTeam" || owner.Name != team) {
 			continue
 		}
-		// A call reserves what it may write, and at least one token that it reads.
-		state, err := a.cfg.Budget(ctx, in.agent.Namespace, b, in.agent.Spec.Limits.MaxTokensPerCall+1)
+		state, err := a.cfg.Budget(ctx, in.agent.Namespace, b, least)
 		if err != nil {
 			return fmt.Errorf("budget %s of %s: %w", b.Scope, describe(in.agent), err)
 		}
 		in.budgets = append(in.budgets, budget{scope: b.Scope, limit: b.Limit, spent: state.Spent, resetsAt: state.ResetsAt})
 	}
 	return nil
+}
+
+// callFraming is what the messages of any call count as beside their texts: the request, the system prompt, the task.
+const callFraming = 128
+
+// leastCall is what the smallest call of an agent reserves: what it may write, and its system prompt, a token a byte.
+func leastCall(in *input) int64 {
+	base, _ := basePrompt(in)
+	r, _ := settings.Resolve(&in.agent.Spec.AgentTemplate, base, in.settings)
+	return in.agent.Spec.Limits.MaxTokensPerCall + callFraming + int64(len(r.Prompt))
 }
 
 // usedUp is the budget that lets the agent call its model last again; nil when it can.

@@ -13,6 +13,9 @@ import (
 	"arkonis.dev/ark/pkg/settings"
 )
 
+// busyPause is how often an agent is looked at that has something to do, although nothing is heard of it.
+const busyPause = 10 * time.Second
+
 // plan is what shall be.
 type plan struct {
 	// fault is why the agent cannot be as it shall be: its pods stay as they are.
@@ -35,6 +38,10 @@ func decide(in *input) *plan {
 	p := &plan{queue: queueSecret(in), policy: networkPolicy(in)}
 	p.scale(in)
 	p.after = soonest(p.after, until(in.access.RenewAt, in.now))
+	if in.backlog.Waiting+in.backlog.Held > 0 {
+		// The last task is acknowledged after its result was heard of.
+		p.after = soonest(p.after, busyPause)
+	}
 	if p.fault = p.resolve(in); p.fault != nil {
 		return p
 	}
@@ -81,7 +88,10 @@ func basePrompt(in *input) (string, *fault) {
 		if r.use != usePrompt {
 			continue
 		}
-		text := in.found[objectKey{r.kind, r.name}].values[r.key]
+		text := ""
+		if c := in.found[objectKey{r.kind, r.name}]; c != nil {
+			text = c.values[r.key]
+		}
 		if strings.TrimSpace(text) == "" {
 			return "", &fault{
 				v1alpha1.ReasonPromptResolutionError,

@@ -40,8 +40,14 @@ func TestAutoscale(t *testing.T) {
 		lowered     int32 // the greatest number, before the last moment
 	}{
 		{name: "from zero and back", most: 10, target: 5, down: 60, moments: []moment{
-			{0, 0, 0, 0, 0}, {1, 1, 0, 1, 0}, {2, 12, 1, 3, 0}, {3, 3, 10, 3, 0}, {10, 0, 1, 3, 60}, {40, 0, 0, 3, 30},
-			{70, 0, 0, 1, 60}, {130, 0, 0, 0, 0},
+			{0, 0, 0, 0, 0},
+			{1, 1, 0, 1, 0},
+			{2, 12, 1, 3, 0},
+			{3, 3, 10, 3, 0},
+			{10, 0, 1, 3, 60},
+			{40, 0, 0, 3, 30},
+			{70, 0, 0, 1, 60},
+			{130, 0, 0, 0, 0},
 		}},
 		{name: "held tasks keep a pod", most: 10, target: 5, down: 0, from: 1, moments: []moment{{0, 0, 1, 1, 0}, {9, 0, 0, 0, 0}}},
 		{name: "a peak starts the wait anew", most: 9, least: 1, target: 1, down: 100, from: 4, moments: []moment{
@@ -193,6 +199,8 @@ func TestStatusFollowsReports(t *testing.T) {
 	require.Equal(t, int32(0), s.DesiredReplicas)
 	require.Contains(t, reason(s, "BudgetExceeded"), "True DailyLimitReached")
 	require.Equal(t, noon.Add(90*time.Minute), s.DailyTokenUsage.ResetsAt.UTC())
+	require.Equal(t, busyPause, decide(in).after, "tasks wait")
+	in.backlog = queue.Backlog{}
 	require.Equal(t, 90*time.Minute, decide(in).after)
 
 	in.agent.Spec.MCPServers, in.agent.Spec.LivenessProbe, in.budgets = nil, nil, nil

@@ -98,16 +98,22 @@ func BenchmarkStep(b *testing.B) {
 	stores(b, func(b *testing.B, store func() string) {
 		h, r := newBenchHost(b, store(), steps), newRaw(b, store(), 1)
 		var ark, bare []time.Duration
+		var arkCPU, bareCPU time.Duration
+		var messages uint64
 		for i := 0; b.Loop(); i++ {
+			before, sent := processorTime(b), h.messages()
 			status, err := h.run(b)
 			require.NoError(b, err)
+			arkCPU, messages = arkCPU+processorTime(b)-before, messages+h.messages()-sent
 			var at []time.Time
 			for _, s := range status.Steps {
 				at = append(at, s.CompletionTime.Time)
 			}
 			ark = append(ark, gaps(at)...)
+			before = processorTime(b)
 			done, err := r.steps(b.Context(), 0, fmt.Sprint(i), steps)
 			require.NoError(b, err)
+			bareCPU += processorTime(b) - before
 			bare = append(bare, gaps(done)...)
 		}
 		b.ReportMetric(0, "ns/op")
@@ -116,7 +122,24 @@ func BenchmarkStep(b *testing.B) {
 		b.ReportMetric(percentile(ark, 0.99), "ark-p99-µs")
 		b.ReportMetric(percentile(bare, 0.99), "raw-p99-µs")
 		b.ReportMetric(percentile(ark, 0.5)/percentile(bare, 0.5), "ark/raw")
+		all := float64(b.N * steps)
+		b.ReportMetric(float64(arkCPU.Microseconds())/all, "ark-cpu-µs")
+		b.ReportMetric(float64(bareCPU.Microseconds())/all, "raw-cpu-µs")
+		b.ReportMetric(float64(messages)/all, "ark-msgs")
 	})
+}
+
+// messages is how many messages have gone over the host's connection, in both directions.
+func (h *benchHost) messages() uint64 {
+	s := h.queue.Conn().Stats()
+	return s.InMsgs + s.OutMsgs
+}
+
+// processorTime is what this process has used of the processors so far.
+func processorTime(b *testing.B) time.Duration {
+	var u syscall.Rusage
+	require.NoError(b, syscall.Getrusage(syscall.RUSAGE_SELF, &u))
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // inFlight is how many runs go on at once in BenchmarkRuns.

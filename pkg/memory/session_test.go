@@ -16,6 +16,7 @@ import (
 
 	"arkonis.dev/ark/pkg/llm"
 	"arkonis.dev/ark/pkg/llm/mock"
+	"arkonis.dev/ark/pkg/queue"
 	"arkonis.dev/ark/pkg/task"
 	"arkonis.dev/ark/pkg/tools"
 	"arkonis.dev/ark/pkg/work"
@@ -225,7 +226,7 @@ func TestATaskThatWasTakenOverRemembersNothingMore(t *testing.T) {
 	m, w := open(t, Config{}), newWorld(t)
 	held := w.take()
 	s := m.For(held, nil)
-	_, err := w.client.TakeOver(t.Context(), "default", "writer", held.Task().ID, "pod-1")
+	_, err := w.client.TakeOver(t.Context(), queue.KeyOf(held.Task()), "pod-1")
 	require.NoError(t, err)
 	r := call(t, s, "1.0", RememberName, `{"text":"x"}`)
 	require.True(t, r.IsError)

@@ -40,7 +40,7 @@ type Stored struct {
 
 // Last returns the last write to a subject. ok is false when there is none.
 func (q *Queue) Last(ctx context.Context, subject string) (s Stored, ok bool, err error) {
-	all, err := q.log.stored(ctx, subject, true)
+	all, err := q.log.stored(ctx, subject, lookLast)
 	if err != nil {
 		return Stored{}, false, fmt.Errorf("read last of %s: %w", subject, err)
 	}
@@ -53,12 +53,32 @@ func (q *Queue) Last(ctx context.Context, subject string) (s Stored, ok bool, er
 // History returns all writes to a subject, in the order in which they were stored: since the last one that rolled
 // it up. It sees all of a batch or nothing of it.
 func (q *Queue) History(ctx context.Context, subject string) ([]Stored, error) {
-	all, err := q.log.stored(ctx, subject, false)
+	all, err := q.log.stored(ctx, subject, lookAll)
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", subject, err)
 	}
 	return all, nil
 }
+
+// Known is History as far as this process knows it: what other processes have written since it last read or wrote may be
+// missing. It asks the server for bodies only, so it costs nothing for a subject that holds nothing. It is for those who
+// go on to write with the sequence that they found as their expectation, and read again when that is ErrStale.
+func (q *Queue) Known(ctx context.Context, subject string) ([]Stored, error) {
+	all, err := q.log.stored(ctx, subject, lookKnown)
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", subject, err)
+	}
+	return all, nil
+}
+
+// look is how the writes to a subject are looked for.
+type look int
+
+const (
+	lookAll   look = iota
+	lookLast       // the last one only
+	lookKnown      // all that the index has, without looking for more
+)
 
 // ledger reads and writes the log. It is used by one goroutine at a time: busy is its lock.
 type ledger struct {
@@ -86,8 +106,8 @@ func (l *ledger) lock(ctx context.Context) (unlock func(), err error) {
 	}
 }
 
-// stored returns the writes to a subject, or the last one only.
-func (l *ledger) stored(ctx context.Context, subject string, last bool) ([]Stored, error) {
+// stored returns the writes to a subject.
+func (l *ledger) stored(ctx context.Context, subject string, how look) ([]Stored, error) {
 	ctx, cancel := l.q.bounded(ctx)
 	defer cancel()
 	var all []Stored
@@ -96,7 +116,7 @@ func (l *ledger) stored(ctx context.Context, subject string, last bool) ([]Store
 	// them, or the store is not the one that the index was made from.
 	for _, anew := range []bool{false, false, true} {
 		var refs []ref
-		if refs, err = l.refs(ctx, subject, last, anew); err != nil {
+		if refs, err = l.refs(ctx, subject, how, anew); err != nil {
 			return nil, err
 		}
 		if all, err = l.fetch(ctx, subject, refs); !errors.Is(err, errGone) {
@@ -107,7 +127,7 @@ func (l *ledger) stored(ctx context.Context, subject string, last bool) ([]Store
 }
 
 // refs are the writes to a subject that the log knows of. anew makes the index anew first.
-func (l *ledger) refs(ctx context.Context, subject string, last, anew bool) ([]ref, error) {
+func (l *ledger) refs(ctx context.Context, subject string, how look, anew bool) ([]ref, error) {
 	unlock, err := l.lock(ctx)
 	if err != nil {
 		return nil, err
@@ -116,11 +136,13 @@ func (l *ledger) refs(ctx context.Context, subject string, last, anew bool) ([]r
 	if anew {
 		l.index = newIndex()
 	}
-	if err := l.catchUp(ctx); err != nil {
-		return nil, err
+	if anew || how != lookKnown || !l.loaded || l.doubt {
+		if err := l.catchUp(ctx); err != nil {
+			return nil, err
+		}
 	}
 	refs := l.index.subjects[subject]
-	if last && len(refs) > 1 {
+	if how == lookLast && len(refs) > 1 {
 		refs = refs[len(refs)-1:]
 	}
 	return slices.Clone(refs), nil

@@ -80,7 +80,7 @@ func (r *Runtime) attempt(ctx context.Context, d *queue.Delivery, p *place, log 
 }
 
 func (r *Runtime) takeOver(ctx context.Context, d *queue.Delivery) (*work.Session, error) {
-	return r.config.Work.TakeOver(ctx, d.Task.Namespace, d.Task.Agent, d.Task.ID, r.config.Pod)
+	return r.config.Work.TakeOver(ctx, d.Key(), r.config.Pod)
 }
 
 func (r *Runtime) taken(ctx context.Context, d *queue.Delivery, s *work.Session, log *slog.Logger) {

@@ -84,18 +84,18 @@ func newClient(to requester) *Client {
 //
 // Errors: ErrDone and ErrGone (acknowledge the task and stop), *task.Error with DeadlineExceeded, PoisonTask (too many
 // processes that held it have died) or BadTask (publish it as the task's result), ErrUnavailable, or the context's.
-func (c *Client) TakeOver(ctx context.Context, namespace, agent, taskID, pod string) (*Session, error) {
-	s := &Session{client: c, namespace: namespace, agent: agent}
+func (c *Client) TakeOver(ctx context.Context, key queue.Key, pod string) (*Session, error) {
+	s := &Session{client: c, namespace: key.Namespace, agent: key.Agent}
 	var reply takeOverReply
-	request := takeOverRequest{Task: taskID, Pod: pod, ID: nuid.Next(), Patience: c.timeout.Milliseconds()}
+	request := takeOverRequest{Run: key.RunUID, Task: key.TaskID, Pod: pod, ID: nuid.Next(), Patience: c.timeout.Milliseconds()}
 	err := c.ask(ctx, s.subject(verbTakeOver), request, &reply, 0)
 	if err != nil {
-		return nil, fmt.Errorf("take over task %s of agent %s/%s: %w", taskID, namespace, agent, err)
+		return nil, fmt.Errorf("take over task %s of agent %s/%s: %w", key.TaskID, key.Namespace, key.Agent, err)
 	}
 	s.task, s.takenAt, s.takeOvers = reply.Task, reply.TakenAt, reply.TakeOvers
-	s.holder = holder{Run: reply.Task.Run.UID, Task: taskID, Epoch: reply.Epoch}
+	s.holder = holder{Run: reply.Task.Run.UID, Task: key.TaskID, Epoch: reply.Epoch}
 	if err := s.loadJournal(ctx, reply.page); err != nil {
-		return nil, fmt.Errorf("read the journal of task %s: %w", taskID, err)
+		return nil, fmt.Errorf("read the journal of task %s: %w", key.TaskID, err)
 	}
 	return s, nil
 }

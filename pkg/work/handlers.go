@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"arkonis.dev/ark/pkg/queue"
 	"arkonis.dev/ark/pkg/task"
 )
@@ -55,25 +57,23 @@ func (s *Service) takeOver(ctx context.Context, c caller, r takeOverRequest) (*t
 }
 
 func (s *Service) doTakeOver(ctx context.Context, c caller, r takeOverRequest, until *atomic.Int64) (*takeOverReply, error) {
-	t, err := s.q.Task(ctx, c.namespace, c.agent, r.Task)
-	switch {
-	case errors.Is(err, queue.ErrNoTask):
-		return nil, ErrGone
-	case errors.Is(err, queue.ErrUnavailable):
-		return nil, unavailable(err)
-	case err != nil:
-		return nil, task.Errorf(task.CodeBadTask, "%v", err)
-	case r.ID == "":
+	if r.ID == "" {
 		return nil, refusef("a take-over without an id")
 	}
-	key := queue.KeyOf(t)
-	j, stored, err := s.book.read(ctx, key, t)
+	t, stored, err := s.found(ctx, c, r)
 	if err != nil {
 		return nil, err
 	}
-	s.book.install(j)
+	key := queue.KeyOf(t)
 	a := &takingOver{id: r.ID, pod: r.Pod, task: t, retries: s.cfg.Retries(c.namespace, c.agent), until: until}
 	err = s.book.do(ctx, key, a)
+	if _, refused := errors.AsType[*task.Error](err); refused && a.record == nil {
+		// Nothing was written, so nothing has shown that the journal is as the stream has it.
+		if _, err := s.book.journal(ctx, key, true); err != nil {
+			return nil, err
+		}
+		err = s.book.do(ctx, key, a)
+	}
 	if err != nil {
 		if a.record != nil {
 			s.unknown(ctx, key, len(a.record.Entries)) // otherwise the holder counts what it finds in its journal
@@ -85,6 +85,49 @@ func (s *Service) doTakeOver(ctx context.Context, c caller, r takeOverRequest, u
 		return nil, err
 	}
 	return &takeOverReply{Task: t, TakenAt: a.takenAt, TakeOvers: a.takeOvers, Epoch: a.epoch, page: p}, nil
+}
+
+// found reads what a take-over is decided on, in one round trip: the task as the queue holds it, what this process knows
+// of its journal, and whether it has a result. A journal that another service has written to since is found to be old
+// when the take-over is written.
+func (s *Service) found(ctx context.Context, c caller, r takeOverRequest) (*task.Task, []queue.Stored, error) {
+	asked := c.key(holder{Run: r.Run, Task: r.Task})
+	var done bool
+	var stored []queue.Stored
+	var g errgroup.Group
+	if asked.RunUID != "" {
+		g.Go(func() (err error) {
+			done, err = s.book.hasResult(ctx, asked)
+			return err
+		})
+		g.Go(func() (err error) {
+			stored, err = s.q.Known(ctx, queue.CallSubject(asked))
+			return err
+		})
+	}
+	t, err := s.q.Task(ctx, c.namespace, c.agent, r.Task)
+	unread := g.Wait()
+	switch {
+	case errors.Is(err, queue.ErrNoTask):
+		return nil, nil, ErrGone
+	case errors.Is(err, queue.ErrUnavailable):
+		return nil, nil, unavailable(err)
+	case err != nil:
+		return nil, nil, task.Errorf(task.CodeBadTask, "%v", err)
+	}
+	var j *journal
+	if key := queue.KeyOf(t); key != asked {
+		j, stored, err = s.book.read(ctx, key, t)
+	} else if unread != nil {
+		err = unavailable(unread)
+	} else {
+		j, err = newRead(key, stored, t, done)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	s.book.install(j)
+	return t, stored, nil
 }
 
 // replay is the first page of the journal that a take-over returns, its own record included. What was read before is

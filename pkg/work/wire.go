@@ -53,6 +53,7 @@ type holder struct {
 }
 
 type takeOverRequest struct {
+	Run  string `json:"run,omitempty"` // uid; what the queue holds of the task decides
 	Task string `json:"task"`
 	Pod  string `json:"pod"`
 	ID   string `json:"id"` // the same when the request is sent again

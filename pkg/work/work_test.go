@@ -119,7 +119,7 @@ func (w *world) takeAgain(t *task.Task) (*work.Session, error) {
 	w.tb.Helper()
 	ctx, cancel := context.WithTimeout(w.tb.Context(), 20*time.Second)
 	defer cancel()
-	return w.client.TakeOver(ctx, t.Namespace, t.Agent, t.ID, "pod-0")
+	return w.client.TakeOver(ctx, queue.KeyOf(t), "pod-0")
 }
 
 func (w *world) result(t *task.Task, status task.Status) {
@@ -211,7 +211,7 @@ func TestClientInProcess(t *testing.T) {
 	w.client = service.Client()
 	early, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 	defer cancel()
-	_, err = w.client.TakeOver(early, "default", "writer", "x", "pod")
+	_, err = w.client.TakeOver(early, queue.KeyOf(w.task()), "pod")
 	require.ErrorIs(t, err, context.DeadlineExceeded, "nobody runs it")
 
 	ctx, stop := context.WithCancel(t.Context())

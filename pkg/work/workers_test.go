@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/stretchr/testify/require"
 
+	"arkonis.dev/ark/pkg/queue"
 	"arkonis.dev/ark/pkg/task"
 	"arkonis.dev/ark/pkg/work"
 )
@@ -95,7 +96,7 @@ func (o *office) work(tk *task.Task, answers int, seed uint64) (int64, error) {
 	random := rand.New(rand.NewPCG(seed, 1))
 	for {
 		ctx, cancel := context.WithTimeout(o.w.tb.Context(), time.Minute)
-		s, err := o.w.client.TakeOver(ctx, tk.Namespace, tk.Agent, tk.ID, "pod")
+		s, err := o.w.client.TakeOver(ctx, queue.KeyOf(tk), "pod")
 		if err == nil {
 			err = o.turns(ctx, s, answers, random)
 		}
@@ -149,9 +150,9 @@ func (o *office) turns(ctx context.Context, s *work.Session, answers int, random
 
 // charged is what a task's journal says that it has paid.
 func (o *office) charged(tk *task.Task) (int64, error) {
-	s, err := o.w.client.TakeOver(o.w.tb.Context(), tk.Namespace, tk.Agent, tk.ID, "auditor")
+	s, err := o.w.client.TakeOver(o.w.tb.Context(), queue.KeyOf(tk), "auditor")
 	for errors.Is(err, work.ErrUnavailable) || errors.Is(err, work.ErrFenced) {
-		s, err = o.w.client.TakeOver(o.w.tb.Context(), tk.Namespace, tk.Agent, tk.ID, "auditor")
+		s, err = o.w.client.TakeOver(o.w.tb.Context(), queue.KeyOf(tk), "auditor")
 	}
 	if err != nil {
 		return 0, err
@@ -265,4 +266,82 @@ func TestTwoServices(t *testing.T) {
 	w.stands("run.run-1", sum, 0)
 	require.Empty(t, a.wrong)
 	require.Empty(t, o.twice)
+}
+
+// twoServices are a world with two services, and which of them is asked.
+func twoServices(t *testing.T, config work.Config) (w *world, ask func(second bool)) {
+	t.Helper()
+	w = newWorld(t, config)
+	var services [2]*work.Service
+	for i := range services {
+		w.serve()
+		services[i] = w.service
+	}
+	var asked atomic.Pointer[work.Service]
+	w.client = work.NewSwitchedClient(asked.Load, time.Minute)
+	ask = func(second bool) {
+		asked.Store(services[0])
+		if second {
+			asked.Store(services[1])
+		}
+	}
+	ask(false)
+	return w, ask
+}
+
+// A task that one service knows as held was handed back through another one: nobody has died.
+func TestATakeOverKnowsWhatAnotherServiceReleased(t *testing.T) {
+	t.Parallel()
+	w, ask := twoServices(t, work.Config{Retries: func(string, string) int { return 0 }})
+	tk := w.task()
+	s := w.take(tk)
+	ask(true)
+	require.NoError(t, s.Release(t.Context()))
+	ask(false)
+	again, err := w.takeAgain(tk)
+	require.NoError(t, err)
+	require.Equal(t, 2, again.TakeOvers())
+	_, err = w.takeAgain(tk)
+	var failure *task.Error
+	require.ErrorAs(t, err, &failure)
+	require.Equal(t, task.CodePoison, failure.Code)
+}
+
+// A take-over replays what was journaled through another service since.
+func TestATakeOverReplaysWhatAnotherServiceWrote(t *testing.T) {
+	t.Parallel()
+	w, ask := twoServices(t, work.Config{})
+	tk := w.task(runBudget(1000))
+	s := w.take(tk)
+	ask(true)
+	appends(t, s, intent(1, 100))
+	appends(t, s, answer(1, 40), started("1.0"))
+	appends(t, s, intent(2, 100))
+	ask(false)
+	again, err := w.takeAgain(tk)
+	require.NoError(t, err)
+	require.Len(t, again.Journal(), 5, "two calls, the start of a tool, and the unknown outcome of the second call")
+	w.stands("run.run-1", 140, 0)
+	require.ErrorIs(t, s.Append(t.Context(), answer(2, 5)), work.ErrFenced)
+}
+
+// The run that a take-over names only saves a round trip: what the queue holds of the task decides.
+func TestATakeOverThatNamesAnotherRun(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, work.Config{})
+	w.serve()
+	tk := w.submit(w.task())
+	for _, run := range []string{"", "run-2"} {
+		key := queue.KeyOf(tk)
+		key.RunUID = run
+		s, err := w.client.TakeOver(t.Context(), key, "pod-0")
+		require.NoError(t, err)
+		require.Equal(t, tk, s.Task())
+		appends(t, s, work.Entry{Note: "of run-1"})
+	}
+	w.result(tk, task.Succeeded)
+	key := queue.KeyOf(tk)
+	key.RunUID = "run-2"
+	_, err := w.client.TakeOver(t.Context(), key, "pod-0")
+	require.ErrorIs(t, err, work.ErrDone)
 }

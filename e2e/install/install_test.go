@@ -52,8 +52,7 @@ func (w *world) ark(t *testing.T, args ...string) (stdout, stderr string, code i
 	var o, e bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &o, &e
 	err := cmd.Run()
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 		code = exit.ExitCode()
 	} else {
 		require.NoError(t, err)

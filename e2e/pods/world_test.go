@@ -121,7 +121,6 @@ func kubectl(ctx context.Context, args ...string) (string, error) {
 type world struct {
 	t         *testing.T
 	namespace string
-	models    string // namespace of the model server
 }
 
 func newWorld(t *testing.T) *world {

@@ -26,7 +26,7 @@ func FindEverything(t *testing.T) *Everything {
 	t.Helper()
 	node, err := exec.LookPath("node")
 	if err != nil {
-		Missing(t, fmt.Errorf("Node.js is not installed: %w", err))
+		Missing(t, fmt.Errorf("there is no Node.js: %w", err))
 	}
 	cache, err := os.UserCacheDir()
 	require.NoError(t, err)

@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -254,8 +255,8 @@ func (p *Plane) Close() {
 	_ = p.Kill()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for i := len(p.processes) - 1; i >= 0; i-- { // etcd last
-		_ = p.processes[i].Kill()
+	for _, v := range slices.Backward(p.processes) { // etcd last
+		_ = v.Kill()
 	}
 	if p.client != nil {
 		p.client.CloseIdleConnections()

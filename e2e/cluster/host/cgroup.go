@@ -221,7 +221,7 @@ func delegate(dir string) error {
 	if err != nil {
 		return err
 	}
-	for _, name := range strings.Fields(string(names)) {
+	for name := range strings.FieldsSeq(string(names)) {
 		if err := os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+"+name), 0o644); err != nil {
 			return fmt.Errorf("hand the controller %s down from the control group %s: %w", name, dir, err)
 		}
@@ -237,7 +237,7 @@ func evacuate(from, to string) error {
 	if err != nil {
 		return err
 	}
-	for _, word := range strings.Fields(string(text)) {
+	for word := range strings.FieldsSeq(string(text)) {
 		pid, err := strconv.Atoi(word)
 		if err != nil {
 			return err

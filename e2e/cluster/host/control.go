@@ -178,7 +178,7 @@ func (c *cluster) startNode(ctx context.Context, index int) error {
 		}
 	}()
 	c.mu.Lock()
-	archives := append([]string{filepath.Join(c.options.node, "pause.tar")}, c.images...)
+	archives := append([]string{filepath.Join(c.node, "pause.tar")}, c.images...)
 	c.mu.Unlock()
 	for _, archive := range archives {
 		if err := c.importImage(ctx, m, archive); err != nil {
@@ -283,7 +283,7 @@ func (c *cluster) importImage(ctx context.Context, m member, archive string) err
 	if err := awaitSocket(ctx, c.socket(m)); err != nil {
 		return fmt.Errorf("%s: containerd does not answer: %w; see this log and %s", m.name, err, c.log(m.name+"-containerd"))
 	}
-	cmd := exec.CommandContext(ctx, filepath.Join(c.options.node, "ctr"), "--address="+c.socket(m), "--namespace=k8s.io", "images", "import", "--local", archive)
+	cmd := exec.CommandContext(ctx, filepath.Join(c.node, "ctr"), "--address="+c.socket(m), "--namespace=k8s.io", "images", "import", "--local", archive)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("%s: import %s: %w: %s", m.name, archive, err, out)
 	}

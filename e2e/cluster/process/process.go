@@ -80,7 +80,7 @@ func (p *Process) signal(signal os.Signal) error {
 func (p *Process) Err() error {
 	select {
 	case <-p.done:
-		return fmt.Errorf("%s ended: %v; the last of %s:\n%s", p.name, p.err, p.log, Tail(p.log, 10))
+		return fmt.Errorf("%s ended: %w; the last of %s:\n%s", p.name, p.err, p.log, Tail(p.log, 10))
 	default:
 		return nil
 	}

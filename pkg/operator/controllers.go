@@ -5,7 +5,9 @@ import (
 
 	"arkonis.dev/ark/pkg/controller"
 	"arkonis.dev/ark/pkg/controller/agents"
+	"arkonis.dev/ark/pkg/controller/events"
 	"arkonis.dev/ark/pkg/controller/runs"
+	"arkonis.dev/ark/pkg/controller/teams"
 	"arkonis.dev/ark/pkg/queue/identity"
 )
 
@@ -36,6 +38,19 @@ func (o *Operator) addControllers() error {
 		return err
 	}
 	o.controllers = append(o.controllers, r)
+	t, err := teams.New(teams.Config{
+		Clients: o.cfg.Clients, Cache: o.cache, Applier: o.apply, Queue: o.queue.Queue, Workers: o.cfg.Workers, Logger: o.log,
+	})
+	if err != nil {
+		return err
+	}
+	e, err := events.New(events.Config{
+		Clients: o.cfg.Clients, Cache: o.cache, Queue: o.queue.Queue, Workers: o.cfg.Workers, Logger: o.log, Telemetry: o.cfg.Telemetry,
+	})
+	if err != nil {
+		return err
+	}
+	o.controllers = append(o.controllers, t, e)
 	return nil
 }
 

@@ -77,6 +77,9 @@ const (
 	AnnotationTrace  = "arkonis.dev/traceparent"
 	// AnnotationCancelReason is a sentence for people beside AnnotationCancel.
 	AnnotationCancelReason = "arkonis.dev/cancel-reason"
+	// AnnotationInput on an ArkEvent says how the inputs of its targets are written: InputJSON, or as templates without it.
+	AnnotationInput = "arkonis.dev/input"
+	InputJSON       = "json"
 
 	ManagedBy = "ark"
 	NameAgent = "agent"

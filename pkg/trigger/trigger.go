@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"strconv"
 	"time"
 
@@ -50,9 +51,7 @@ func Manual(r Request) (*v1alpha1.ArkEvent, error) {
 		return nil, fmt.Errorf("trigger: the agent %s needs a prompt", r.Agent)
 	}
 	input := map[string]any{}
-	for key, value := range r.Input {
-		input[key] = value
-	}
+	maps.Copy(input, r.Input)
 	if r.Team != "" && r.Prompt != "" {
 		input[promptInput] = r.Prompt
 	}

@@ -121,8 +121,8 @@ func (o *outfit) toolServers(env *environ.Agent, variables []string) (faults []s
 			}
 		}
 		for _, p := range env.MCPPolicies {
-			policy := mcp.Policy{From: cmp.Or(p.From, environ.MCPPolicies), Allowlist: p.Allowlist, RequireAuth: p.RequireAuth}
-			for _, reason := range policy.Refuse(c, env.MCPServers[i].Auth != nil) {
+			p.From = cmp.Or(p.From, environ.MCPPolicies)
+			for _, reason := range p.Refuse(env.MCPServers[i]) {
 				faults = append(faults, fmt.Sprintf("%s: mcp server %q: %s", environ.MCPServers, c.Name, oneLine(reason)))
 			}
 		}

@@ -28,13 +28,6 @@ type MCPServer struct {
 	Idempotent bool    `json:"idempotent,omitempty"`
 }
 
-// MCPPolicy is an entry of MCP_POLICIES: what one ArkSettings demands of the tool servers.
-type MCPPolicy struct {
-	From        string   `json:"from"`                // who demands it, such as "ArkSettings strict"
-	Allowlist   []string `json:"allowlist,omitempty"` // beginnings of the only URLs that are allowed; empty: any
-	RequireAuth bool     `json:"requireAuth,omitempty"`
-}
-
 // Header is an HTTP header. Its value is Value, which is no secret, or is what a variable or a file holds. Read sets Value
 // in any case.
 type Header struct {

@@ -56,17 +56,26 @@ func (c *catalog) compose(a *agent) (problems []string) {
 	if problem != "" {
 		problems = append(problems, problem)
 	}
+	var wrong []string
+	a.resolved, wrong = settings.Resolve(&a.spec.AgentTemplate, base, c.settingsOf(a))
+	problems = append(problems, wrong...)
+	for _, name := range settings.Names(&a.spec.AgentTemplate) {
+		if c.settings[name] == nil {
+			problems = append(problems, fmt.Sprintf("ArkAgent %s: ArkSettings %q is not among the manifests; there are: %s", a.name, name, names(c.settings)))
+		}
+	}
+	return problems
+}
+
+// settingsOf are an agent's settings, as far as they are among the manifests, the strongest last.
+func (c *catalog) settingsOf(a *agent) []*v1alpha1.ArkSettings {
 	var all []*v1alpha1.ArkSettings
 	for _, name := range settings.Names(&a.spec.AgentTemplate) {
 		if s := c.settings[name]; s != nil {
 			all = append(all, s)
-			continue
 		}
-		problems = append(problems, fmt.Sprintf("ArkAgent %s: ArkSettings %q is not among the manifests; there are: %s", a.name, name, names(c.settings)))
 	}
-	var wrong []string
-	a.resolved, wrong = settings.Resolve(&a.spec.AgentTemplate, base, all)
-	return append(problems, wrong...)
+	return all
 }
 
 func (c *catalog) basePrompt(a *agent) (text, problem string) {

@@ -92,7 +92,7 @@ func (e *equipment) toolServers(a *agent) (servers []toolServer, problems []stri
 	for i := range a.spec.MCPServers {
 		m := &a.spec.MCPServers[i]
 		s, wrong := e.toolServer(a, m)
-		wrong = append(wrong, e.refused(a, s.config, m.Auth != nil)...)
+		wrong = append(wrong, settings.Refused(m, e.catalog.settingsOf(a))...)
 		if err := s.config.Validate(); err != nil && len(wrong) == 0 {
 			wrong = append(wrong, err.Error())
 		}
@@ -144,19 +144,6 @@ func (e *equipment) toolServer(a *agent, m *v1alpha1.MCPServer) (s toolServer, p
 		s.config.Token = secret(m.Auth.Token(), "auth")
 	}
 	return s, problems
-}
-
-// refused says which of the agent's settings forbid a server.
-func (e *equipment) refused(a *agent, c mcp.Config, auth bool) []string {
-	var problems []string
-	for _, name := range settings.Names(&a.spec.AgentTemplate) {
-		if found := e.catalog.settings[name]; found != nil && found.Spec.Security != nil {
-			s := found.Spec.Security
-			policy := mcp.Policy{From: "ArkSettings " + name, Allowlist: s.MCPAllowlist, RequireAuth: s.RequireMCPAuth}
-			problems = append(problems, policy.Refuse(c, auth)...)
-		}
-	}
-	return problems
 }
 
 // commandEnv is the environment of a command: what programs need to run, and what the agent's manifest sets, but for

@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	v1alpha1 "arkonis.dev/ark/pkg/apis/v1alpha1"
+	"arkonis.dev/ark/pkg/environ"
 	"arkonis.dev/ark/pkg/prompt"
 )
 
@@ -42,6 +43,29 @@ func Names(a *v1alpha1.AgentTemplate) []string {
 	}
 	for _, r := range a.SettingsRefs {
 		out = append(out, r.Name)
+	}
+	return out
+}
+
+// Refused says why settings forbid a tool server, in sentences that name them; nothing when they do not.
+func Refused(m *v1alpha1.MCPServer, all []*v1alpha1.ArkSettings) (reasons []string) {
+	server := environ.MCPServer{URL: m.URL, Command: m.Command}
+	if m.Auth != nil {
+		server.Auth = &environ.Auth{}
+	}
+	for _, p := range Policies(all) {
+		reasons = append(reasons, p.Refuse(server)...)
+	}
+	return reasons
+}
+
+// Policies are what settings demand of tool servers.
+func Policies(all []*v1alpha1.ArkSettings) []environ.MCPPolicy {
+	var out []environ.MCPPolicy
+	for _, s := range all {
+		if p := s.Spec.Security; p != nil && (len(p.MCPAllowlist) > 0 || p.RequireMCPAuth) {
+			out = append(out, environ.MCPPolicy{From: "ArkSettings " + s.Name, Allowlist: p.MCPAllowlist, RequireAuth: p.RequireMCPAuth})
+		}
 	}
 	return out
 }

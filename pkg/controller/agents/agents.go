@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -85,10 +86,11 @@ type Agents struct {
 // more careful.
 type memo struct {
 	scaling     scaling
-	credentials []byte    // issued last; whoever they are not for refuses them
-	written     time.Time // when the status was written last
-	known       bool      // the agent was there once
-	absent      time.Time // since when it is known not to exist
+	credentials []byte             // issued last; whoever they are not for refuses them
+	deployment  *appsv1.Deployment // as it was applied last; the cache may be behind
+	written     time.Time          // when the status was written last
+	known       bool               // the agent was there once
+	absent      time.Time          // since when it is known not to exist
 }
 
 // New makes the controller and has it hear of changes. It is called before the cache runs.
@@ -245,6 +247,7 @@ func (a *Agents) reconcile(ctx context.Context, key controller.Key) (controller.
 	m.scaling = p.scaling
 	a.tellTeam(in)
 	done := a.apply(ctx, in, p)
+	m.deployment = done.deployment
 	wait, err := a.writeStatus(ctx, in, status(in, p, done), m)
 	return controller.Result{After: soonest(p.after, done.after, wait)}, errors.Join(done.err, err)
 }

@@ -47,6 +47,9 @@ func decide(in *input) *plan {
 	}
 	p.prompt = promptSecret(in.agent, p.resolved.Prompt)
 	p.deployment = deployment(in, p)
+	if p.fault = tooLong(p.deployment.Spec.Template.Spec.Containers[0].Env); p.fault != nil {
+		p.prompt, p.deployment = nil, nil
+	}
 	return p
 }
 
@@ -67,7 +70,11 @@ func (p *plan) resolve(in *input) *fault {
 	}
 	var wrong []string
 	p.resolved, wrong = settings.Resolve(&in.agent.Spec.AgentTemplate, base, in.settings)
-	for _, s := range in.agent.Spec.MCPServers {
+	for i := range in.agent.Spec.MCPServers {
+		s := &in.agent.Spec.MCPServers[i]
+		for _, reason := range settings.Refused(s, in.settings) {
+			wrong = append(wrong, fmt.Sprintf("spec.mcpServers[%s]: %s", s.Name, reason))
+		}
 		if s.Command != "" && in.agent.Spec.Image == "" {
 			wrong = append(wrong, fmt.Sprintf("spec.mcpServers[%s]: a command needs spec.image, an image that holds it", s.Name))
 		}
@@ -78,6 +85,20 @@ func (p *plan) resolve(in *input) *fault {
 	}
 	if len(wrong) > 0 {
 		return &fault{v1alpha1.ReasonInvalidSpec, strings.Join(wrong, "; ")}
+	}
+	return nil
+}
+
+// maxVariable is how long a variable may be, its name included, in bytes: a process with a longer one does not start.
+const maxVariable = 128<<10 - 2
+
+// tooLong finds a variable that is too long.
+func tooLong(all []corev1.EnvVar) *fault {
+	for _, v := range all {
+		if n := len(v.Name) + len(v.Value); n > maxVariable {
+			return &fault{v1alpha1.ReasonInvalidSpec, fmt.Sprintf("the variable %s of the pods would have %d bytes, at most %d are possible: "+
+				"shorten what it is made of", v.Name, n, maxVariable)}
+		}
 	}
 	return nil
 }

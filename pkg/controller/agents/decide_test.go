@@ -219,6 +219,21 @@ func TestLongPrompt(t *testing.T) {
 	}
 }
 
+// What no process can be started with is a fault of the spec.
+func TestLongVariable(t *testing.T) {
+	t.Parallel()
+	in := readInput(t, []byte(small))
+	for i := range 3 {
+		in.agent.Spec.Tools = append(in.agent.Spec.Tools, v1alpha1.WebhookTool{
+			Name: fmt.Sprint("t", i), URL: "http://t/", Method: "POST", TimeoutSeconds: 1, InputSchema: `{"description":"` + strings.Repeat("x", 60_000) + `"}`,
+		})
+	}
+	p := decide(in)
+	require.Nil(t, p.deployment)
+	require.Equal(t, v1alpha1.ReasonInvalidSpec, p.fault.reason)
+	require.Contains(t, p.fault.message, "the variable WEBHOOK_TOOLS of the pods would have 18")
+}
+
 // A status waits unless a condition has changed.
 func TestPressing(t *testing.T) {
 	t.Parallel()

@@ -7,6 +7,7 @@ import (
 
 	v1alpha1 "arkonis.dev/ark/pkg/apis/v1alpha1"
 	"arkonis.dev/ark/pkg/environ"
+	"arkonis.dev/ark/pkg/settings"
 )
 
 // maxPromptVariable is how long a prompt may be that stands in a variable too, in bytes: a process gets no longer ones.
@@ -40,7 +41,7 @@ func environment(in *input, p *plan, t *toolFiles) []corev1.EnvVar {
 	if s := t.servers(in); len(s) > 0 {
 		e.list = append(e.list, jsonVar(environ.MCPServers, s))
 	}
-	if all := policies(in.settings); len(all) > 0 {
+	if all := settings.Policies(in.settings); len(all) > 0 {
 		e.list = append(e.list, jsonVar(environ.MCPPolicies, all))
 	}
 	if w := t.webhooks(in); len(w) > 0 {

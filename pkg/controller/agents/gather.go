@@ -58,6 +58,9 @@ func (a *Agents) gather(ctx context.Context, object *v1alpha1.ArkAgent, m *memo)
 	in := &input{agent: object.DeepCopy(), pods: a.cfg.Pods, now: a.now(), scaling: m.scaling, found: map[objectKey]*content{}}
 	in.agent.SetDefaults()
 	a.gatherObjects(in)
+	if last, live := m.deployment, in.live.deployment; last != nil && live != nil && last.UID == live.UID && last.Generation > live.Generation {
+		in.live.deployment = last
+	}
 	in.refs = references(in.agent, in.memory, a.cfg.Pods.EnvFrom)
 	if err := a.gatherContents(ctx, in); err != nil {
 		return nil, err

@@ -96,17 +96,6 @@ func (t *toolFiles) servers(in *input) []environ.MCPServer {
 	return out
 }
 
-// policies are MCP_POLICIES.
-func policies(all []*v1alpha1.ArkSettings) []environ.MCPPolicy {
-	var out []environ.MCPPolicy
-	for _, s := range all {
-		if p := s.Spec.Security; p != nil && (len(p.MCPAllowlist) > 0 || p.RequireMCPAuth) {
-			out = append(out, environ.MCPPolicy{From: "ArkSettings " + s.Name, Allowlist: p.MCPAllowlist, RequireAuth: p.RequireMCPAuth})
-		}
-	}
-	return out
-}
-
 // webhooks are WEBHOOK_TOOLS.
 func (t *toolFiles) webhooks(in *input) []environ.WebhookTool {
 	var out []environ.WebhookTool

@@ -1,14 +1,16 @@
-package mcp
+package environ_test
 
 import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"arkonis.dev/ark/pkg/environ"
 )
 
 func TestPolicy(t *testing.T) {
 	t.Parallel()
-	p := Policy{From: "ArkSettings strict", Allowlist: []string{"https://tools.example.com", "http://10.0.0.1:80", "https://other.example/mcp/"}, RequireAuth: true}
+	p := environ.MCPPolicy{From: "ArkSettings strict", Allowlist: []string{"https://tools.example.com", "http://10.0.0.1:80", "https://other.example/mcp/"}, RequireAuth: true}
 	for url, allowed := range map[string]bool{
 		"https://tools.example.com":               true,
 		"https://tools.example.com/":              true,
@@ -28,13 +30,13 @@ func TestPolicy(t *testing.T) {
 		"https://other.example/mcp/%2e%2e/admin":  false,
 		"https://other.example/":                  false,
 	} {
-		require.Equal(t, allowed, len(p.Refuse(Config{URL: url}, true)) == 0, url)
+		require.Equal(t, allowed, len(p.Refuse(environ.MCPServer{URL: url, Auth: &environ.Auth{}})) == 0, url)
 	}
 	require.Equal(t, []string{
 		"ArkSettings strict allows only URLs that begin with https://tools.example.com or http://10.0.0.1:80 or https://other.example/mcp/",
 		"ArkSettings strict demands auth of every MCP server",
-	}, p.Refuse(Config{URL: "https://evil/"}, false))
-	require.Empty(t, p.Refuse(Config{Command: "npx"}, false), "a command is part of the image")
-	require.Empty(t, Policy{}.Refuse(Config{URL: "http://any"}, false))
-	require.Empty(t, Policy{Allowlist: []string{"https://"}}.Refuse(Config{URL: "https://any/x"}, false), "a scheme alone allows its hosts")
+	}, p.Refuse(environ.MCPServer{URL: "https://evil/"}))
+	require.Empty(t, p.Refuse(environ.MCPServer{Command: "npx"}), "a command is part of the image")
+	require.Empty(t, environ.MCPPolicy{}.Refuse(environ.MCPServer{URL: "http://any"}))
+	require.Empty(t, environ.MCPPolicy{Allowlist: []string{"https://"}}.Refuse(environ.MCPServer{URL: "https://any/x"}), "a scheme alone allows its hosts")
 }

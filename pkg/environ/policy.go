@@ -1,4 +1,4 @@
-package mcp
+package environ
 
 import (
 	"fmt"
@@ -7,26 +7,26 @@ import (
 	"strings"
 )
 
-// Policy bounds which servers may be used at all. It says nothing of commands, which are part of the agent's image. The
-// zero Policy allows everything.
-type Policy struct {
-	From string // who demands it, for a person, such as "ArkSettings strict"
+// MCPPolicy is an entry of MCP_POLICIES: what one ArkSettings demands of the tool servers. It says nothing of commands,
+// which are part of the agent's image. The zero policy allows everything.
+type MCPPolicy struct {
+	From string `json:"from"` // who demands it, for a person, such as "ArkSettings strict"
 	// Allowlist are the beginnings of the only addresses that servers may have; empty: any. A beginning that ends with a
 	// host means this host alone, not others that begin like it.
-	Allowlist   []string
-	RequireAuth bool // servers without auth are refused
+	Allowlist   []string `json:"allowlist,omitempty"`
+	RequireAuth bool     `json:"requireAuth,omitempty"` // servers without auth are refused
 }
 
-// Refuse says why a server is refused, in sentences for a person; nothing when it is not.
-func (p Policy) Refuse(c Config, auth bool) (reasons []string) {
-	if c.Command != "" {
+// Refuse says why a server is refused, in sentences for a person; nothing when it is not, and for a command.
+func (p MCPPolicy) Refuse(s MCPServer) (reasons []string) {
+	if s.Command != "" {
 		return nil
 	}
-	begins := func(prefix string) bool { return under(c.URL, prefix) }
+	begins := func(prefix string) bool { return under(s.URL, prefix) }
 	if len(p.Allowlist) > 0 && !slices.ContainsFunc(p.Allowlist, begins) {
 		reasons = append(reasons, fmt.Sprintf("%s allows only URLs that begin with %s", p.From, strings.Join(p.Allowlist, " or ")))
 	}
-	if p.RequireAuth && !auth {
+	if p.RequireAuth && s.Auth == nil {
 		reasons = append(reasons, p.From+" demands auth of every MCP server")
 	}
 	return reasons

@@ -15,16 +15,17 @@ var errState = errors.New("not the state of a budget")
 type wire struct {
 	Limit  int64            `json:"limit"`
 	Window int64            `json:"window,omitempty"`
-	Slots  [][2]int64       `json:"slots,omitempty"` // end and tokens
+	Slots  [][3]int64       `json:"slots,omitempty"` // end, tokens, and those of them that were output
 	Open   map[string]int64 `json:"open,omitempty"`
 }
 
-// MarshalJSON writes the state as {"limit", "window" in seconds, "slots": [[end, tokens]...], "open": {holder:
+// MarshalJSON writes the state as {"limit", "window" in seconds, "slots": [[end, tokens,
+// output]...], "open": {holder:
 // tokens}}.
 func (s *State) MarshalJSON() ([]byte, error) {
 	w := wire{Limit: s.limit.Tokens, Window: int64(s.limit.Window / time.Second), Open: s.open}
 	for _, slot := range s.slots {
-		w.Slots = append(w.Slots, [2]int64{slot.end, slot.tokens})
+		w.Slots = append(w.Slots, [3]int64{slot.end, slot.tokens, slot.output})
 	}
 	return json.Marshal(w)
 }
@@ -41,13 +42,13 @@ func (s *State) UnmarshalJSON(data []byte) error {
 	}
 	n := State{limit: Limit{Tokens: w.Limit, Window: time.Duration(w.Window) * time.Second}, open: w.Open}
 	for _, pair := range w.Slots {
-		n.slots = append(n.slots, slot{end: pair[0], tokens: pair[1]})
+		n.slots = append(n.slots, slot{end: pair[0], tokens: pair[1], output: pair[2]})
 	}
 	if !slices.IsSortedFunc(n.slots, func(a, b slot) int { return cmp.Compare(a.end, b.end) }) {
 		return fmt.Errorf("%w: slots are out of order", errState)
 	}
-	if slices.ContainsFunc(n.slots, func(s slot) bool { return s.tokens < 0 }) {
-		return fmt.Errorf("%w: a slot with negative tokens", errState)
+	if slices.ContainsFunc(n.slots, func(s slot) bool { return s.output < 0 || s.tokens < s.output }) {
+		return fmt.Errorf("%w: a slot with fewer tokens than output, or with negative ones", errState)
 	}
 	for holder, tokens := range w.Open {
 		if tokens < 0 {

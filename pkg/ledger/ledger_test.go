@@ -69,7 +69,7 @@ func TestReserve(t *testing.T) {
 			var s ledger.State
 			for i, sp := range c.spent {
 				require.Equal(t, ledger.Granted, s.Reserve(ledger.Limit{Tokens: math.MaxInt64, Window: c.limit.Window}, fmt.Sprint(i), 0, sp.at).Decision)
-				s.Settle(fmt.Sprint(i), sp.tokens, sp.at)
+				s.Settle(fmt.Sprint(i), sp.tokens, 0, sp.at)
 			}
 			if c.open > 0 {
 				require.Equal(t, ledger.Granted, s.Reserve(c.limit, "other", c.open, noon).Decision)
@@ -114,15 +114,15 @@ func TestSettle(t *testing.T) {
 	var s ledger.State
 	s.Reserve(forever, "a", 60, noon)
 	s.Reserve(forever, "b", 40, noon)
-	reserved, ok := s.Settle("a", 25, noon)
+	reserved, ok := s.Settle("a", 25, 0, noon)
 	require.True(t, ok)
 	require.Equal(t, int64(60), reserved)
 	require.Equal(t, []int64{25, 40}, []int64{s.Spent(noon), s.Reserved()})
-	reserved, ok = s.Settle("a", 5, noon)
+	reserved, ok = s.Settle("a", 5, 0, noon)
 	require.False(t, ok)
 	require.Zero(t, reserved)
 	require.Equal(t, int64(30), s.Spent(noon), "what was used without a reservation is spent all the same")
-	s.Settle("b", 500, noon)
+	s.Settle("b", 500, 0, noon)
 	require.Equal(t, []int64{530, 0}, []int64{s.Spent(noon), s.Reserved()}, "more than was reserved is charged")
 	require.Equal(t, ledger.Refused, s.Reserve(forever, "c", 1, noon).Decision)
 	_, open := s.Open("b")
@@ -134,7 +134,7 @@ func TestLimitsChange(t *testing.T) {
 	t.Parallel()
 	var s ledger.State
 	s.Reserve(forever, "a", 60, noon)
-	s.Settle("a", 60, noon)
+	s.Settle("a", 60, 0, noon)
 	require.Equal(t, ledger.Refused, s.Reserve(daily, "b", 41, noon.Add(day)).Decision)
 	require.Equal(t, ledger.Granted, s.Reserve(daily, "b", 40, noon.Add(day)).Decision)
 	require.Equal(t, ledger.Granted, s.Reserve(daily, "c", 60, noon.Add(day+time.Second)).Decision)
@@ -150,7 +150,7 @@ func TestStateIsBounded(t *testing.T) {
 	for i := range 5000 {
 		now := noon.Add(time.Duration(i) * 7 * time.Minute)
 		s.Reserve(limit, "a", 10, now)
-		s.Settle("a", 10, now)
+		s.Settle("a", 10, 0, now)
 	}
 	require.Less(t, len(encode(t, &s)), 3<<10)
 	now := noon.Add(4999 * 7 * time.Minute)
@@ -163,17 +163,17 @@ func TestCodec(t *testing.T) {
 	t.Parallel()
 	var s ledger.State
 	s.Reserve(daily, "a", 60, noon)
-	s.Settle("a", 50, noon)
+	s.Settle("a", 50, 0, noon)
 	s.Reserve(daily, "b", 40, noon)
 	text := encode(t, &s)
-	require.JSONEq(t, fmt.Sprintf(`{"limit":100,"window":86400,"slots":[[%d,50]],"open":{"b":40}}`, noon.Add(30*time.Minute).Unix()), text)
+	require.JSONEq(t, fmt.Sprintf(`{"limit":100,"window":86400,"slots":[[%d,50,0]],"open":{"b":40}}`, noon.Add(30*time.Minute).Unix()), text)
 	var back ledger.State
 	require.NoError(t, json.Unmarshal([]byte(text), &back))
 	require.Equal(t, s, back)
 	require.JSONEq(t, text, encode(t, s.Clone()))
 
 	for _, bad := range []string{
-		`[]`, `{"slots":[[2,1],[1,1]]}`, `{"slots":[[1,-1]]}`, `{"open":{"a":-1}}`, `{"window":-1}`, `{"window":9223372036854775807}`,
+		`[]`, `{"slots":[[2,1],[1,1]]}`, `{"slots":[[1,-1]]}`, `{"slots":[[1,2,3]]}`, `{"slots":[[1,2,-1]]}`, `{"open":{"a":-1}}`, `{"window":-1}`, `{"window":9223372036854775807}`,
 	} {
 		require.Error(t, json.Unmarshal([]byte(bad), &back), bad)
 	}
@@ -185,8 +185,28 @@ func TestCloneSharesNothing(t *testing.T) {
 	s.Reserve(daily, "a", 50, noon)
 	before := encode(t, &s)
 	c := s.Clone()
-	c.Settle("a", 50, noon)
+	c.Settle("a", 50, 0, noon)
 	c.Reserve(daily, "b", 50, noon)
 	require.JSONEq(t, before, encode(t, &s))
 	require.Equal(t, "granted wait refused undecided", fmt.Sprint(ledger.Granted, ledger.Wait, ledger.Refused, ledger.Decision(0)))
+}
+
+// What models wrote is told apart as long as it counts.
+func TestOutput(t *testing.T) {
+	t.Parallel()
+	var s ledger.State
+	day := ledger.Limit{Tokens: 1000, Window: 24 * time.Hour}
+	noon := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
+	s.Reserve(day, "a", 100, noon)
+	s.Settle("a", 50, 20, noon)
+	s.Charge(30, 40, noon.Add(2*time.Hour)) // no more than all of it
+	require.Equal(t, int64(80), s.Spent(noon.Add(3*time.Hour)))
+	require.Equal(t, int64(50), s.Output(noon.Add(3*time.Hour)))
+	data, err := json.Marshal(&s)
+	require.NoError(t, err)
+	var read ledger.State
+	require.NoError(t, json.Unmarshal(data, &read))
+	require.Equal(t, int64(30), read.Output(noon.Add(25*time.Hour)))
+	require.Zero(t, read.Output(noon.Add(48*time.Hour)))
+	require.NoError(t, json.Unmarshal([]byte(`{"limit":100,"window":86400,"slots":[[1,50]]}`), &read), "as earlier versions wrote it")
 }

@@ -113,7 +113,7 @@ func TestNeverAboveTheLimit(t *testing.T) {
 				}
 				holder := rapid.SampledFrom(sorted(m.open)).Draw(t, "holder")
 				used := rapid.Int64Range(0, m.open[holder]).Draw(t, "used")
-				if reserved, ok := s.Settle(holder, used, now); !ok || reserved != m.open[holder] {
+				if reserved, ok := s.Settle(holder, used, 0, now); !ok || reserved != m.open[holder] {
 					t.Fatalf("settled %d, %v", reserved, ok)
 				}
 				delete(m.open, holder)
@@ -126,7 +126,7 @@ func TestNeverAboveTheLimit(t *testing.T) {
 				for range rapid.IntRange(10, 150).Draw(t, "slots") {
 					now = now.Add(slot)
 					if s.Spent(now)+s.Reserved() < limit.Tokens {
-						s.Charge(1, now)
+						s.Charge(1, 0, now)
 						m.charge(1, now)
 					}
 				}

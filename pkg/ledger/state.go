@@ -90,20 +90,22 @@ func (s *State) Reserve(l Limit, holder string, tokens int64, now time.Time) Ver
 	return v
 }
 
-// Settle closes a reservation and charges what was really used, be it less or more. It returns what was reserved; ok is
-// false when the holder had no reservation, and what was used is charged all the same.
-func (s *State) Settle(holder string, used int64, now time.Time) (reserved int64, ok bool) {
+// Settle closes a reservation and charges what was really used, be it less or more; output is the part of it that the
+// model wrote. It returns what was reserved; ok is false when the holder had no reservation, and what was used is charged
+// all the same.
+func (s *State) Settle(holder string, used, output int64, now time.Time) (reserved int64, ok bool) {
 	reserved, ok = s.open[holder]
 	delete(s.open, holder)
 	s.reserved -= reserved
-	s.Charge(used, now)
+	s.Charge(used, output, now)
 	return reserved, ok
 }
 
-// Charge counts tokens as spent without a reservation. Nothing is charged below 1.
-func (s *State) Charge(tokens int64, now time.Time) {
+// Charge counts tokens as spent without a reservation; output is the part of them that the model wrote. Nothing is charged
+// below 1.
+func (s *State) Charge(tokens, output int64, now time.Time) {
 	if tokens > 0 {
-		s.charge(tokens, now)
+		s.charge(tokens, min(max(output, 0), tokens), now)
 	}
 }
 
@@ -112,6 +114,17 @@ func (s *State) Limit() Limit { return s.limit }
 
 // Spent is the sum of what was charged and still counts, in tokens.
 func (s *State) Spent(now time.Time) int64 { return s.spent(s.limit.Window, now) }
+
+// Output is the part of Spent that models wrote, in tokens, as far as it was told apart.
+func (s *State) Output(now time.Time) int64 {
+	var sum int64
+	for _, slot := range s.slots {
+		if slot.counts(s.limit.Window, now) {
+			sum = add(sum, slot.output)
+		}
+	}
+	return sum
+}
 
 // Reserved is the sum of all open reservations in tokens.
 func (s *State) Reserved() int64 { return s.reserved }

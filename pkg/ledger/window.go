@@ -18,6 +18,12 @@ const (
 type slot struct {
 	end    int64 // exclusive, in seconds since 1970
 	tokens int64
+	output int64 // of tokens
+}
+
+// join adds what another slot holds.
+func (s *slot) join(other slot) {
+	s.tokens, s.output = add(s.tokens, other.tokens), add(s.output, other.output)
 }
 
 // leaves is when all of the slot is out of the window.
@@ -53,9 +59,9 @@ func (s *State) freesAt(l Limit, spent, tokens int64, now time.Time) time.Time {
 	return time.Time{}
 }
 
-func (s *State) charge(tokens int64, now time.Time) {
+func (s *State) charge(tokens, output int64, now time.Time) {
 	if s.limit.Window <= 0 {
-		s.chargeForGood(tokens, now)
+		s.chargeForGood(tokens, output, now)
 		return
 	}
 	end := slotEnd(s.limit.Window, now)
@@ -63,16 +69,16 @@ func (s *State) charge(tokens int64, now time.Time) {
 	if !found {
 		s.slots = slices.Insert(s.slots, i, slot{end: end})
 	}
-	s.slots[i].tokens = add(s.slots[i].tokens, tokens)
+	s.slots[i].join(slot{tokens: tokens, output: output})
 	s.compact(now)
 }
 
 // chargeForGood keeps one slot only. Its end matters when the budget gets a window later.
-func (s *State) chargeForGood(tokens int64, now time.Time) {
-	all := slot{end: now.Unix() + 1, tokens: tokens}
+func (s *State) chargeForGood(tokens, output int64, now time.Time) {
+	all := slot{end: now.Unix() + 1, tokens: tokens, output: output}
 	for _, old := range s.slots {
 		all.end = max(all.end, old.end)
-		all.tokens = add(all.tokens, old.tokens)
+		all.join(old)
 	}
 	s.slots = append(s.slots[:0], all)
 }
@@ -87,7 +93,7 @@ func (s *State) compact(now time.Time) {
 		if i < 0 || len(s.slots)-i <= slotsPerWindow {
 			i = 0
 		}
-		s.slots[i+1].tokens = add(s.slots[i+1].tokens, s.slots[i].tokens)
+		s.slots[i+1].join(s.slots[i])
 		s.slots = slices.Delete(s.slots, i, i+1)
 	}
 }

@@ -22,9 +22,12 @@ func (o *Operator) workConfig() work.Config {
 func (o *Operator) daily(namespace, agent, team string) []task.Budget {
 	var budgets []task.Budget
 	if a, ok := o.cache.Agents.Get(namespace, agent); ok {
+		// What an agent without a limit uses is counted too, for its status.
+		limit := int64(agents.NoLimit)
 		if l := a.Spec.Limits; l != nil && l.MaxDailyTokens > 0 {
-			budgets = append(budgets, task.Budget{Scope: agents.BudgetOfAgent + agent, Limit: l.MaxDailyTokens, Window: dailyWindow})
+			limit = l.MaxDailyTokens
 		}
+		budgets = append(budgets, task.Budget{Scope: agents.BudgetOfAgent + agent, Limit: limit, Window: dailyWindow})
 		if team == "" {
 			team = a.Labels[v1alpha1.LabelTeam]
 		}

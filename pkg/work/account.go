@@ -38,6 +38,7 @@ func (s *Service) Account(ctx context.Context, key queue.Key) (task.Usage, error
 // BudgetState is how far a budget is used up, in tokens.
 type BudgetState struct {
 	Spent    int64 // within the window
+	Output   int64 // the part of Spent that models wrote
 	Reserved int64 // by calls that are under way
 	// ResetsAt is when as many tokens are free as were asked about; zero while they are, and when they never will be.
 	ResetsAt time.Time
@@ -52,7 +53,7 @@ func (s *Service) Budget(ctx context.Context, namespace string, b task.Budget, t
 		return BudgetState{}, err
 	}
 	v := scope.state.Decide(limitOf(b), "", tokens, s.cfg.Now())
-	return BudgetState{Spent: v.Spent, Reserved: v.Reserved, ResetsAt: v.FreesAt}, nil
+	return BudgetState{Spent: v.Spent, Output: scope.state.Output(s.cfg.Now()), Reserved: v.Reserved, ResetsAt: v.FreesAt}, nil
 }
 
 // callsEnded returns when no call of a task is open any more, or the time is over.

@@ -102,7 +102,7 @@ func (a *appending) check(j *journal, entries []Entry, intent int) error {
 		}
 	}
 	for _, e := range entries {
-		call, _, ok := j.ended(e)
+		call, _, _, ok := j.ended(e)
 		if !ok {
 			continue
 		}
@@ -121,6 +121,7 @@ type ending struct {
 	holder   string
 	reserved int64
 	used     int64
+	output   int64 // of used
 	scopes   []*scope
 }
 
@@ -128,7 +129,7 @@ type ending struct {
 func (j *journal) endsOf(t *turn, o *op, entries []Entry) (ends []ending, ok bool) {
 	ok = true
 	for _, e := range entries {
-		call, used, is := j.ended(e)
+		call, used, output, is := j.ended(e)
 		if !is {
 			continue
 		}
@@ -138,7 +139,7 @@ func (j *journal) endsOf(t *turn, o *op, entries []Entry) (ends []ending, ok boo
 			ok = false
 			continue
 		}
-		ends = append(ends, ending{ledgerHolder(j.key, call), r.reserve, used, scopes})
+		ends = append(ends, ending{ledgerHolder(j.key, call), r.reserve, used, output, scopes})
 	}
 	return ends, ok
 }
@@ -156,7 +157,7 @@ func (a *appending) store(t *turn, j *journal, entries []Entry, ends []ending, m
 func (t *turn) settleAll(ends []ending) {
 	for _, e := range ends {
 		for _, s := range e.scopes {
-			t.settle(s, e.holder, e.used)
+			t.settle(s, e.holder, e.used, e.output)
 		}
 	}
 }
@@ -215,7 +216,7 @@ func (t *turn) verdict(budgets []*scope, ends []ending, holder string, limits []
 				if state == s.state {
 					state = s.state.Clone()
 				}
-				state.Settle(e.holder, e.used, t.now)
+				state.Settle(e.holder, e.used, e.output, t.now)
 			}
 		}
 		if v := state.Decide(limitOf(limits[i]), holder, tokens, t.now); v.Decision > worst.Decision {

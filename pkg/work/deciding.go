@@ -69,7 +69,7 @@ func (s *settling) decide(t *turn, o *op) step {
 		budget := t.book.scopes[key]
 		for _, holder := range budget.state.Holders() {
 			if reserved, open := budget.state.Open(holder); open && strings.HasPrefix(holder, prefix) {
-				t.settle(budget, holder, reserved)
+				t.settle(budget, holder, reserved, 0)
 			}
 		}
 	}

@@ -189,16 +189,16 @@ func (j *journal) unknown() []Entry {
 }
 
 // ended returns the call that an entry ends, and what is to be charged for it.
-func (j *journal) ended(e Entry) (call int, charge int64, ok bool) {
+func (j *journal) ended(e Entry) (call int, charge, output int64, ok bool) {
 	switch {
 	case e.Answer != nil:
-		return e.Answer.Call, e.Answer.Usage.Total(), true
+		return e.Answer.Call, e.Answer.Usage.Total(), e.Answer.Usage.OutputTokens, true
 	case e.Failed != nil && e.Failed.Unknown:
-		return e.Failed.Call, max(e.Failed.Charged, j.open[e.Failed.Call].reserve), true
+		return e.Failed.Call, max(e.Failed.Charged, j.open[e.Failed.Call].reserve), 0, true
 	case e.Failed != nil:
-		return e.Failed.Call, e.Failed.Charged, true
+		return e.Failed.Call, e.Failed.Charged, 0, true
 	default:
-		return 0, 0, false
+		return 0, 0, 0, false
 	}
 }
 

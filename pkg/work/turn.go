@@ -170,8 +170,8 @@ func (t *turn) write(j *journal, r *record) {
 func (t *turn) touch(s *scope) { t.scopes[s] = -1 }
 
 // settle closes a reservation in a budget.
-func (t *turn) settle(s *scope, holder string, used int64) {
-	s.state.Settle(holder, used, t.now)
+func (t *turn) settle(s *scope, holder string, used, output int64) {
+	s.state.Settle(holder, used, output, t.now)
 	t.touch(s)
 	if t.book.blocked[s.key] > 0 {
 		t.freed = true

@@ -3,6 +3,8 @@ package agents
 import (
 	"context"
 	"fmt"
+	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -20,10 +22,14 @@ const (
 	BudgetOfTeam  = "team."
 )
 
+// NoLimit is the limit of a daily budget that only counts.
+const NoLimit = math.MaxInt64
+
 // budget is a daily budget that holds for an agent.
 type budget struct {
 	scope        string
 	limit, spent int64
+	output       int64     // of spent
 	resetsAt     time.Time // when another call is possible again; zero while one is
 }
 
@@ -39,7 +45,7 @@ func (a *Agents) gatherBudgets(ctx context.Context, in *input) error {
 		if err != nil {
 			return fmt.Errorf("budget %s of %s: %w", b.Scope, describe(in.agent), err)
 		}
-		in.budgets = append(in.budgets, budget{scope: b.Scope, limit: b.Limit, spent: state.Spent, resetsAt: state.ResetsAt})
+		in.budgets = append(in.budgets, budget{scope: b.Scope, limit: b.Limit, spent: state.Spent, output: state.Output, resetsAt: state.ResetsAt})
 	}
 	return nil
 }
@@ -77,18 +83,21 @@ func (b *budget) String() string {
 // budgetStatus is dailyTokenUsage and the condition BudgetExceeded.
 func budgetStatus(in *input, s *v1alpha1.ArkAgentStatus, set setter) {
 	s.DailyTokenUsage = nil
-	if len(in.budgets) == 0 {
-		meta.RemoveStatusCondition(&s.Conditions, v1alpha1.ConditionBudgetExceeded)
-		return
-	}
 	for _, b := range in.budgets {
 		if strings.HasPrefix(b.scope, BudgetOfAgent) {
-			s.DailyTokenUsage = &v1alpha1.DailyTokenUsage{TotalTokens: b.spent, Limit: b.limit}
+			s.DailyTokenUsage = &v1alpha1.DailyTokenUsage{InputTokens: b.spent - b.output, OutputTokens: b.output, TotalTokens: b.spent}
+			if b.limit != NoLimit {
+				s.DailyTokenUsage.Limit = b.limit
+			}
 			if !b.resetsAt.IsZero() {
 				at := metav1.NewTime(b.resetsAt.Truncate(time.Second))
 				s.DailyTokenUsage.ResetsAt = &at
 			}
 		}
+	}
+	if !slices.ContainsFunc(in.budgets, func(b budget) bool { return b.limit != NoLimit }) {
+		meta.RemoveStatusCondition(&s.Conditions, v1alpha1.ConditionBudgetExceeded)
+		return
 	}
 	if b := usedUp(in.budgets); b != nil {
 		set(v1alpha1.ConditionBudgetExceeded, metav1.ConditionTrue, v1alpha1.ReasonDailyLimitReached, b.String())

@@ -215,6 +215,7 @@ func (h *host) equip(ctx context.Context, c *catalog, agents map[string]*agent, 
 func (h *host) startAgent(ctx context.Context, o outfit, service *work.Service) (err error) {
 	c := o.Config
 	c.Queue, c.Work, c.Logger, c.Telemetry = h.queue, service.Client(), h.log, h.tel
+	c.NoProgress, c.NoChunks = h.observer == nil, h.observer == nil || !h.stream
 	if len(o.servers) > 0 {
 		if h.private == "" {
 			if h.private, err = os.MkdirTemp("", "ark-"); err != nil {

@@ -15,6 +15,9 @@ func (a *attempt) chunk(ctx context.Context, call int) func(llm.Chunk) {
 			return
 		}
 		a.streamed.WriteString(c.Text)
+		if a.config.NoChunks {
+			return
+		}
 		if err := a.config.Queue.HintChunk(queue.KeyOf(a.task), queue.Chunk{Call: call, Text: c.Text}); err != nil {
 			a.log.DebugContext(ctx, "chunk was not passed on", "error", err)
 		}
@@ -23,6 +26,9 @@ func (a *attempt) chunk(ctx context.Context, call int) func(llm.Chunk) {
 
 // tell passes news of the task to whoever looks on; nothing depends on it.
 func (a *attempt) tell(ctx context.Context, p queue.Progress) {
+	if a.config.NoProgress {
+		return
+	}
 	p.Pod, p.At = a.config.Pod, time.Now().UTC()
 	if err := a.config.Queue.HintProgress(queue.KeyOf(a.task), p); err != nil {
 		a.log.DebugContext(ctx, "progress was not told", "error", err)

@@ -68,6 +68,10 @@ type Config struct {
 	// Grace is how long running tasks may go on after Run's context ended; then they are handed back. 0: at once.
 	Grace time.Duration
 
+	// NoProgress and NoChunks say that nobody looks on, and that nobody reads answers while they are written: these hints,
+	// on which nothing depends, are not sent then.
+	NoProgress, NoChunks bool
+
 	Logger    *slog.Logger         // nil: slog.Default()
 	Telemetry *telemetry.Telemetry // nil: off
 }

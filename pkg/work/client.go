@@ -34,6 +34,7 @@
 package work
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -66,6 +67,12 @@ type requester interface {
 	RequestMsgWithContext(ctx context.Context, m *nats.Msg) (*nats.Msg, error)
 }
 
+// answerer answers requests without messages: a service in the same process. Neither a request nor a reply may be changed
+// afterwards. lost says that there is no answer.
+type answerer interface {
+	ask(ctx context.Context, from caller, verb string, request, reply any) (told, lost error)
+}
+
 // Client asks the work service on behalf of agents.
 type Client struct {
 	to      requester
@@ -88,7 +95,7 @@ func (c *Client) TakeOver(ctx context.Context, key queue.Key, pod string) (*Sess
 	s := &Session{client: c, namespace: key.Namespace, agent: key.Agent}
 	var reply takeOverReply
 	request := takeOverRequest{Run: key.RunUID, Task: key.TaskID, Pod: pod, ID: nuid.Next(), Patience: c.timeout.Milliseconds()}
-	err := c.ask(ctx, s.subject(verbTakeOver), request, &reply, 0)
+	err := c.ask(ctx, s.caller(), verbTakeOver, request, &reply, 0)
 	if err != nil {
 		return nil, fmt.Errorf("take over task %s of agent %s/%s: %w", key.TaskID, key.Namespace, key.Agent, err)
 	}
@@ -187,10 +194,12 @@ func (s *Session) loadJournal(ctx context.Context, p page) error {
 	return g.Wait()
 }
 
+func (s *Session) caller() caller { return caller{s.namespace, s.agent} }
+
 func (s *Session) subject(verb string) string { return queue.WorkSubject(s.namespace, s.agent, verb) }
 
 func (s *Session) ask(ctx context.Context, verb string, request, reply any, wait time.Duration) error {
-	return s.client.ask(ctx, s.subject(verb), request, reply, wait)
+	return s.client.ask(ctx, s.caller(), verb, request, reply, wait)
 }
 
 // untilEnd is how long the service is to wait at most: until the context ends, or it is time to ask again.
@@ -203,8 +212,15 @@ func untilEnd(ctx context.Context, limit time.Duration) time.Duration {
 }
 
 // ask sends a request until it is answered. wait is how long the service was told to wait.
-func (c *Client) ask(ctx context.Context, subject string, request, reply any, wait time.Duration) error {
-	m := &nats.Msg{Subject: subject, Header: nats.Header{}}
+func (c *Client) ask(ctx context.Context, from caller, verb string, request, reply any, wait time.Duration) error {
+	if to, here := c.to.(answerer); here {
+		return c.insist(ctx, func() (told, lost error) {
+			ctx, cancel := context.WithTimeout(ctx, wait+c.timeout)
+			defer cancel()
+			return to.ask(ctx, from, verb, request, reply)
+		})
+	}
+	m := &nats.Msg{Subject: queue.WorkSubject(from.namespace, from.agent, verb), Header: nats.Header{}}
 	if err := encode(m, request, nil); err != nil {
 		return err
 	}
@@ -216,27 +232,36 @@ func (c *Client) ask(ctx context.Context, subject string, request, reply any, wa
 }
 
 // send returns the answer to a message, or the failure that it tells.
-func (c *Client) send(ctx context.Context, m *nats.Msg, wait time.Duration) (*nats.Msg, error) {
+func (c *Client) send(ctx context.Context, m *nats.Msg, wait time.Duration) (answer *nats.Msg, err error) {
 	queue.Inject(ctx, m.Header)
+	err = c.insist(ctx, func() (told, lost error) {
+		if answer, lost = c.once(ctx, m, wait); lost != nil {
+			return nil, lost
+		}
+		return decodeFailure(answer), nil
+	})
+	return answer, err
+}
+
+// insist asks again while no answer comes, which lost says, or one that says so.
+func (c *Client) insist(ctx context.Context, once func() (told, lost error)) error {
 	delay := retryDelay
 	for try := 1; ; try++ {
-		answer, err := c.once(ctx, m, wait)
-		if err == nil {
-			err = decodeFailure(answer)
-			if !errors.Is(err, errAskAgain) {
-				return answer, err
-			}
+		told, lost := once()
+		if lost == nil && !errors.Is(told, errAskAgain) {
+			return told
 		}
+		err := cmp.Or(lost, told)
 		switch {
 		case ctx.Err() != nil:
-			return nil, context.Cause(ctx)
+			return context.Cause(ctx)
 		case errors.Is(err, nats.ErrMaxPayload):
-			return nil, err
+			return err
 		case try == requestTries, errors.Is(err, nats.ErrConnectionClosed):
-			return nil, unavailable(err)
+			return unavailable(err)
 		}
 		if !pause(ctx, delay) {
-			return nil, context.Cause(ctx)
+			return context.Cause(ctx)
 		}
 		delay *= 2
 	}

@@ -20,6 +20,10 @@ func (f Switch) RequestMsgWithContext(ctx context.Context, m *nats.Msg) (*nats.M
 	return direct{f()}.RequestMsgWithContext(ctx, m)
 }
 
+func (f Switch) ask(ctx context.Context, from caller, verb string, request, reply any) (told, lost error) {
+	return direct{f()}.ask(ctx, from, verb, request, reply)
+}
+
 // NewSwitchedClient makes a client that asks again after poll, of whichever service it is told.
 func NewSwitchedClient(to Switch, poll time.Duration) *Client {
 	return &Client{to: to, timeout: answerTimeout, poll: poll}

@@ -215,6 +215,11 @@ type running struct {
 }
 
 func (s *Service) append(ctx context.Context, c caller, r appendRequest) (*appendReply, error) {
+	return s.appendFor(ctx, nil, c, r)
+}
+
+// appendFor answers when the append is decided, it is time to ask again, or whoever asks has gone.
+func (s *Service) appendFor(ctx context.Context, gone <-chan struct{}, c caller, r appendRequest) (*appendReply, error) {
 	for i, e := range r.Entries {
 		if err := e.check(); err != nil {
 			return nil, refusef("entry %d: %v", i, err)
@@ -234,6 +239,8 @@ func (s *Service) append(ctx context.Context, c caller, r appendRequest) (*appen
 		return &appendReply{}, run.err
 	case <-timer.C:
 		return &appendReply{Waiting: true}, nil
+	case <-gone:
+		return nil, errStopping
 	case <-ctx.Done():
 		return nil, errStopping
 	}

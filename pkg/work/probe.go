@@ -83,7 +83,7 @@ func (c *Client) Probe(ctx context.Context, namespace, agent string, p Probe) (*
 		r.Proven = max(time.Since(p.Proven).Milliseconds(), 0)
 	}
 	var reply probeReply
-	if err := c.ask(ctx, s.subject(verbProbe), r, &reply, 0); err != nil {
+	if err := c.ask(ctx, s.caller(), verbProbe, r, &reply, 0); err != nil {
 		return nil, fmt.Errorf("probe agent %s/%s: %w", namespace, agent, err)
 	}
 	turn := &ProbeTurn{Verdict: reply.Verdict, Next: time.Duration(reply.Next) * time.Millisecond, client: c, probe: p, lease: r.ID}
@@ -101,7 +101,7 @@ func (c *Client) Probe(ctx context.Context, namespace, agent string, p Probe) (*
 func (t *ProbeTurn) Report(ctx context.Context, asked bool, failed string) (Verdict, error) {
 	var reply probeReply
 	r := verdictRequest{ID: t.lease, Pod: t.probe.Pod, Setup: t.probe.Setup, Threshold: t.probe.Threshold, Asked: asked, Failed: clip(failed, task.PreviewLimit)}
-	if err := t.client.ask(ctx, t.Session.subject(verbVerdict), r, &reply, 0); err != nil {
+	if err := t.client.ask(ctx, t.Session.caller(), verbVerdict, r, &reply, 0); err != nil {
 		return Verdict{}, fmt.Errorf("report on agent %s/%s: %w", t.Session.namespace, t.Session.agent, err)
 	}
 	return reply.Verdict, nil

@@ -121,7 +121,7 @@ func (r Report) Differs(other Report) bool { return r.bounded().news(other.bound
 
 // Report tells the services how a pod is. It can be repeated.
 func (c *Client) Report(ctx context.Context, namespace, agent string, r Report) error {
-	if err := c.ask(ctx, queue.WorkSubject(namespace, agent, verbReport), r.bounded(), &struct{}{}, 0); err != nil {
+	if err := c.ask(ctx, caller{namespace, agent}, verbReport, r.bounded(), &struct{}{}, 0); err != nil {
 		return fmt.Errorf("report on pod %s of agent %s/%s: %w", r.Pod, namespace, agent, err)
 	}
 	return nil

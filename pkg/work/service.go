@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"reflect"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nuid"
+	"go.opentelemetry.io/otel/trace"
 
 	"arkonis.dev/ark/pkg/queue"
 	"arkonis.dev/ark/pkg/task"
@@ -160,7 +162,9 @@ func (s *Service) Run(ctx context.Context) error {
 
 // listen subscribes and returns when the server knows of it.
 func (s *Service) listen(ctx context.Context) (stop func(), err error) {
-	requests := func(m *nats.Msg) { s.accept(ctx, m, s.respond) }
+	requests := func(m *nats.Msg) {
+		s.accept(ctx, func() { s.respond(s.handle(ctx, m)) })
+	}
 	all, err := s.nc.QueueSubscribe("ark.work.*.*.*", "ark-work", requests)
 	if err != nil {
 		return nil, err
@@ -188,8 +192,8 @@ func (s *Service) listen(ctx context.Context) (stop func(), err error) {
 	return stop, nil
 }
 
-// Client makes a client in the same process, which asks the service without the detour over the server. Everything
-// else is the same: what is asked and answered is encoded as on a connection.
+// Client makes a client in the same process, which asks the service without the detour over the server: what is asked
+// and answered is passed on as it is, only payloads are encoded as on a connection.
 func (s *Service) Client() *Client { return newClient(direct{s}) }
 
 // direct passes requests to a service of the same process.
@@ -200,7 +204,7 @@ func (d direct) RequestMsgWithContext(ctx context.Context, m *nats.Msg) (*nats.M
 		return nil, err
 	}
 	answers := make(chan *nats.Msg, 1)
-	if !d.s.accept(d.s.running, m, func(answer *nats.Msg) { answers <- answer }) {
+	if !d.s.accept(d.s.running, func() { answers <- d.s.handle(d.s.running, m) }) {
 		return nil, errStopping
 	}
 	select {
@@ -211,22 +215,90 @@ func (d direct) RequestMsgWithContext(ctx context.Context, m *nats.Msg) (*nats.M
 	}
 }
 
+// ask implements answerer.
+func (d direct) ask(ctx context.Context, from caller, verb string, request, reply any) (told, lost error) {
+	if err := d.s.Ready(ctx); err != nil {
+		return nil, err
+	}
+	if r, ok := request.(appendRequest); ok {
+		return d.append(ctx, from, r, reply)
+	}
+	type answer struct {
+		reply any
+		err   error
+	}
+	answers := make(chan answer, 1)
+	running := d.running(ctx)
+	accepted := d.s.accept(running, func() {
+		reply, err := d.s.answer(running, from, verb, request)
+		answers <- answer{reply, err}
+	})
+	if !accepted {
+		return nil, errStopping
+	}
+	select {
+	case a := <-answers:
+		return pass(a.reply, a.err, reply), nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// append works on an append in the goroutine of its caller, which may leave before it is decided.
+func (d direct) append(ctx context.Context, from caller, r appendRequest, reply any) (told, lost error) {
+	if !d.s.enter() {
+		return nil, errStopping
+	}
+	defer d.s.group.Done()
+	answer, err := d.s.appendFor(d.running(ctx), ctx.Done(), from, r)
+	return pass(answer, err, reply), nil
+}
+
+// running is the service's context with the trace of a request's.
+func (d direct) running(ctx context.Context) context.Context {
+	span := trace.SpanContextFromContext(ctx)
+	if !span.IsValid() {
+		return d.s.running
+	}
+	return trace.ContextWithRemoteSpanContext(d.s.running, span)
+}
+
+// pass hands an answer to whoever asked in this process, and returns the failure that it would be on a connection.
+func pass(answer any, err error, reply any) error {
+	if err != nil {
+		return newFailure(err).err()
+	}
+	reflect.ValueOf(reply).Elem().Set(reflect.ValueOf(answer).Elem())
+	return nil
+}
+
 // accept works on a request beside the others. It says whether it does.
-func (s *Service) accept(ctx context.Context, m *nats.Msg, reply func(*nats.Msg)) bool {
+func (s *Service) accept(ctx context.Context, work func()) bool {
 	select {
 	case s.slots <- struct{}{}:
 	case <-ctx.Done():
 		return false
 	}
+	if !s.enter() {
+		<-s.slots
+		return false
+	}
+	go func() {
+		defer s.group.Done()
+		defer func() { <-s.slots }()
+		work()
+	}()
+	return true
+}
+
+// enter joins the service's group, which whoever enters leaves with Done, unless the service is about to end.
+func (s *Service) enter() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.stopping {
 		return false
 	}
-	s.group.Go(func() {
-		defer func() { <-s.slots }()
-		reply(s.handle(ctx, m))
-	})
+	s.group.Add(1)
 	return true
 }
 
@@ -242,7 +314,11 @@ func (s *Service) respond(answer *nats.Msg) {
 
 func (s *Service) handle(ctx context.Context, m *nats.Msg) *nats.Msg {
 	answer := &nats.Msg{Subject: m.Reply, Header: nats.Header{}}
-	body, err := s.answer(queue.Extract(ctx, m.Header), m)
+	var body any
+	c, verb, err := parseSubject(m.Subject)
+	if err == nil {
+		body, err = s.answer(queue.Extract(ctx, m.Header), c, verb, m)
+	}
 	if chunk, ok := body.(chunk); ok && err == nil {
 		answer.Data = chunk
 	} else if err == nil {
@@ -271,11 +347,8 @@ func (c caller) key(h holder) queue.Key {
 	return queue.Key{Namespace: c.namespace, Agent: c.agent, RunUID: h.Run, TaskID: h.Task}
 }
 
-func (s *Service) answer(ctx context.Context, m *nats.Msg) (any, error) {
-	c, verb, err := parseSubject(m.Subject)
-	if err != nil {
-		return nil, err
-	}
+// answer works on a request: a message, or what one would carry.
+func (s *Service) answer(ctx context.Context, c caller, verb string, m any) (any, error) {
 	switch verb {
 	case verbTakeOver:
 		return call(ctx, c, m, s.takeOver)
@@ -293,7 +366,7 @@ func (s *Service) answer(ctx context.Context, m *nats.Msg) (any, error) {
 		return call(ctx, c, m, s.release)
 	case verbPut:
 		return call(ctx, c, m, func(ctx context.Context, c caller, r putRequest) (*putReply, error) {
-			return s.put(ctx, c, r, m.Data)
+			return s.put(ctx, c, r, bodyOf(m))
 		})
 	case verbProbe:
 		return call(ctx, c, m, s.probe)
@@ -312,13 +385,27 @@ func (s *Service) answer(ctx context.Context, m *nats.Msg) (any, error) {
 	}
 }
 
-// call decodes a request and has it answered.
-func call[Request, Reply any](ctx context.Context, c caller, m *nats.Msg, f func(context.Context, caller, Request) (Reply, error)) (any, error) {
-	var r Request
-	if err := decode(m, &r); err != nil {
-		return nil, refusef("%v", err)
+// call decodes a request, if it is a message, and has it answered.
+func call[Request, Reply any](ctx context.Context, c caller, m any, f func(context.Context, caller, Request) (Reply, error)) (any, error) {
+	switch m := m.(type) {
+	case Request:
+		return f(ctx, c, m)
+	case *nats.Msg:
+		var r Request
+		if err := decode(m, &r); err != nil {
+			return nil, refusef("%v", err)
+		}
+		return f(ctx, c, r)
+	default:
+		return nil, refusef("a %T is no request", m)
 	}
-	return f(ctx, c, r)
+}
+
+func bodyOf(request any) []byte {
+	if m, ok := request.(*nats.Msg); ok {
+		return m.Data
+	}
+	return nil
 }
 
 // parseSubject reads ark.work.<namespace>.<agent>.<verb>, perhaps with an instance behind it.

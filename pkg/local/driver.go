@@ -242,8 +242,8 @@ func (d *driver) config() runner.Config {
 }
 
 // Commit implements runner.Store.
-func (d *driver) Commit(ctx context.Context, run *v1alpha1.ArkRun, status v1alpha1.ArkRunStatus) (v1alpha1.ArkRunStatus, error) {
-	return d.host.runs.end(ctx, run.Name, status)
+func (d *driver) Commit(ctx context.Context, _ *v1alpha1.ArkRun, status v1alpha1.ArkRunStatus) (v1alpha1.ArkRunStatus, error) {
+	return d.host.runs.end(ctx, d.record, status)
 }
 
 // stepOutput is the whole output of a step, when this process drove the run.

@@ -149,24 +149,26 @@ func family(all []*record, root *record) map[string]bool {
 	return out
 }
 
-// end writes the status of a run that has ended, unless its record holds an end already, and returns the one that it
-// then holds.
-func (s *runStore) end(ctx context.Context, name string, status v1alpha1.ArkRunStatus) (v1alpha1.ArkRunStatus, error) {
-	for {
-		r, err := s.get(ctx, name)
-		if err != nil {
-			return v1alpha1.ArkRunStatus{}, fmt.Errorf("end run %s: %w", name, err)
-		}
-		if r.Run.Status.Phase.Terminal() {
-			return r.Run.Status, nil
-		}
-		r.Run.Status = status
-		err = s.update(ctx, r)
+// end writes a status into a run's record, unless that holds an end already, and returns the one that it then holds. It
+// believes r to be the record until the store says otherwise, and notes in it what the store holds then.
+func (s *runStore) end(ctx context.Context, r *record, status v1alpha1.ArkRunStatus) (v1alpha1.ArkRunStatus, error) {
+	for now := *r; ; {
+		now.Run.Status = status
+		err := s.update(ctx, &now)
 		if err == nil {
+			r.revision = now.revision
 			return status, nil
 		}
-		if !errors.Is(err, jetstream.ErrKeyExists) { // somebody else wrote: look again
+		if !errors.Is(err, jetstream.ErrKeyExists) {
 			return v1alpha1.ArkRunStatus{}, err
 		}
+		held, err := s.get(ctx, r.Run.Name) // somebody else wrote
+		if err != nil {
+			return v1alpha1.ArkRunStatus{}, fmt.Errorf("end run %s: %w", r.Run.Name, err)
+		}
+		if held.Run.Status.Phase.Terminal() {
+			return held.Run.Status, nil
+		}
+		now = *held
 	}
 }

@@ -336,7 +336,7 @@ func TestChunksAndProgressAreTold(t *testing.T) {
 	var mu sync.Mutex
 	var streamed strings.Builder
 	var events []string
-	whole := make(chan struct{})
+	whole, told := make(chan struct{}), make(chan struct{})
 	stopChunks, err := w.queue.WatchChunks(runUID, func(_ queue.Key, c queue.Chunk) {
 		mu.Lock()
 		defer mu.Unlock()
@@ -349,7 +349,9 @@ func TestChunksAndProgressAreTold(t *testing.T) {
 	stopProgress, err := w.queue.WatchProgress(runUID, func(_ queue.Key, p queue.Progress) {
 		mu.Lock()
 		defer mu.Unlock()
-		events = append(events, p.Event+" "+p.Tool)
+		if events = append(events, p.Event+" "+p.Tool); len(events) == 5 {
+			close(told)
+		}
 	})
 	require.NoError(t, err)
 	defer stopProgress()
@@ -358,6 +360,7 @@ func TestChunksAndProgressAreTold(t *testing.T) {
 	})
 	w.do(w.task("writer", "x"))
 	receive(t, whole)
+	receive(t, told)
 	mu.Lock()
 	defer mu.Unlock()
 	require.Equal(t, "a streamed answer", streamed.String())

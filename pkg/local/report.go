@@ -195,10 +195,15 @@ func (e *FailedError) Error() string {
 type TimeoutError struct {
 	Run   string
 	After time.Duration
+	Why   string // what was waited for at the end, empty when models and tools were at work
 }
 
 func (e *TimeoutError) Error() string {
-	return fmt.Sprintf("run %s did not end within %s and was cancelled: give it more time with --timeout", e.Run, e.After)
+	s := fmt.Sprintf("run %s did not end within %s and was cancelled: ", e.Run, e.After)
+	if e.Why != "" {
+		s += e.Why + "; "
+	}
+	return s + "give it more time with --timeout"
 }
 
 // InterruptedError means that the caller ended the run. Clean says that the run was cancelled and its end is stored;

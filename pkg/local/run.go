@@ -40,6 +40,7 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	}
 	s := &session{options: &o, view: o.newView(), log: slog.New(slog.DiscardHandler)}
 	if s.view != nil {
+		s.observer = progress.NewObserver(s.view, o.Stream)
 		s.log = telemetry.NewLogger(s.view, telemetry.Text, o.LogLevel)
 	}
 	report, err := s.run(ctx)
@@ -55,9 +56,10 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 
 // session is one `ark run`.
 type session struct {
-	options *Options
-	view    progress.View // nil: nobody looks on
-	log     *slog.Logger
+	options  *Options
+	view     progress.View      // nil: nobody looks on
+	observer *progress.Observer // nil like view
+	log      *slog.Logger
 }
 
 func (s *session) run(ctx context.Context) (report *Report, err error) {
@@ -68,7 +70,7 @@ func (s *session) run(ctx context.Context) (report *Report, err error) {
 		}
 	}
 	h, err := newHost(ctx, hostConfig{
-		store: s.options.Store, log: s.log, tel: s.options.Telemetry, observer: s.observer(), stream: s.options.Stream,
+		store: s.options.Store, log: s.log, tel: s.options.Telemetry, observer: s.observer, stream: s.options.Stream,
 	})
 	if err != nil {
 		return nil, err
@@ -100,13 +102,6 @@ func (s *session) run(ctx context.Context) (report *Report, err error) {
 	return s.drive(ctx, h, r)
 }
 
-func (s *session) observer() *progress.Observer {
-	if s.view == nil {
-		return nil
-	}
-	return progress.NewObserver(s.view, s.options.Stream)
-}
-
 // Who ended a run.
 const (
 	byCaller  = 1
@@ -130,8 +125,12 @@ func (s *session) drive(ctx context.Context, h *host, r *record) (*Report, error
 		time.AfterFunc(cleanUp, abandon)
 	})
 	defer interrupted()
+	waits := "" // to be read when the time-out has ended the run
 	if t := s.options.Timeout; t > 0 {
-		timer := time.AfterFunc(t, func() { end(byTimeout, fmt.Sprintf("not done after %s", t)) })
+		timer := time.AfterFunc(t, func() {
+			waits = s.observer.Waits()
+			end(byTimeout, notDone(t, waits))
+		})
 		defer timer.Stop()
 	}
 	output, err := d.run(lasting)
@@ -148,10 +147,18 @@ func (s *session) drive(ctx context.Context, h *host, r *record) (*Report, error
 	case report.Status == v1alpha1.RunCancelled && cause.Load() == byCaller:
 		return report, &InterruptedError{Run: r.Run.Name, Clean: true}
 	case report.Status == v1alpha1.RunCancelled && cause.Load() == byTimeout:
-		return report, &TimeoutError{Run: r.Run.Name, After: s.options.Timeout}
+		return report, &TimeoutError{Run: r.Run.Name, After: s.options.Timeout, Why: waits}
 	default:
 		return report, failure(&d.record.Run)
 	}
+}
+
+// notDone is the reason of a cancel after a time, with what was waited for, if it was anything.
+func notDone(after time.Duration, waits string) string {
+	if waits == "" {
+		return "not done after " + after.String()
+	}
+	return fmt.Sprintf("not done after %s: %s", after, waits)
 }
 
 func failure(run *v1alpha1.ArkRun) *FailedError {

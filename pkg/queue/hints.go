@@ -20,6 +20,7 @@ type Progress struct {
 	Event string    `json:"event"` // one of the Event constants
 	Pod   string    `json:"pod,omitempty"`
 	Tool  string    `json:"tool,omitempty"` // of EventTool and EventToolDone
+	Why   string    `json:"why,omitempty"`  // of EventWait: a sentence for a person
 	At    time.Time `json:"at"`
 }
 
@@ -29,6 +30,7 @@ const (
 	EventCall     = "call"     // a model call begins
 	EventTool     = "tool"     // a tool call begins
 	EventToolDone = "toolDone" // a tool call has ended
+	EventWait     = "wait"     // nothing happens until EventCall or EventStarted: a call is tried again, or a budget is used up
 )
 
 // HintCancel tells the process that works on a task to stop. It is a hint: the Cancelled result, published before, is

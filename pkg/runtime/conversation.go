@@ -100,6 +100,9 @@ func (c *conversation) answer(a *work.Answer) error {
 	for _, n := range r.Notes {
 		c.note(n)
 	}
+	if r.UsageMissing {
+		c.note("the model server does not tell what its answers cost: each is charged with the most that it may have used")
+	}
 	c.messages = append(c.messages, r.Message)
 	if r.Message.Text != "" {
 		c.text = r.Message.Text

@@ -169,7 +169,9 @@ func (a *attempt) pause(ctx context.Context, failure *llm.Error, failed int) err
 	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= wait {
 		return task.Errorf(failure.Code, "%s (after %d attempts; the task's time does not allow another)", failure.Message, failed)
 	}
-	a.log.WarnContext(ctx, "model call failed, trying again", "code", failure.Code, "attempt", failed, "wait", wait, "error", failure.Message)
+	a.tell(ctx, queue.Progress{Event: queue.EventWait, Why: fmt.Sprintf("%s: %s; attempt %d in %s",
+		failure.Code, head(failure.Message, maxMessage), failed+1, max(wait.Round(100*time.Millisecond), 100*time.Millisecond))})
+	a.log.InfoContext(ctx, "model call failed, trying again", "code", failure.Code, "attempt", failed, "wait", wait, "error", failure.Message)
 	if !sleep(ctx, wait) {
 		return context.Cause(ctx)
 	}

@@ -198,6 +198,8 @@ func (r *Runtime) ended(ctx context.Context, a *attempt, d *queue.Delivery, err 
 	if until, ok := r.budgetFrees(err); ok && a != nil {
 		a.carry = append(a.carry, work.Entry{Note: waitedUntil + until.UTC().Format(time.RFC3339)})
 		a.keep(linger)
+		a.tell(linger, queue.Progress{Event: queue.EventWait, Why: failure(err).Error()})
+		a.log.InfoContext(linger, "task waits for its budget", "until", until, "error", err)
 		return handBack(max(time.Until(until), unavailableDelay))
 	}
 	if a == nil {

@@ -81,7 +81,7 @@ func running(old, r row, changed bool) string {
 		return fmt.Sprintf(": Running, %d done", r.iterations)
 	case changed:
 		return ": Running" + suffix(" on ", r.agent)
-	case r.detail != "" && r.detail != old.detail:
+	case r.detail != "" && r.detail != old.detail && (r.begun == 0 || r.begun != old.begun): // not when a call beside another one ends
 		return ": " + r.detail
 	default:
 		return ""

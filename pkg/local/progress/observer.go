@@ -4,7 +4,9 @@
 package progress
 
 import (
+	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -31,6 +33,8 @@ type Observer struct {
 	order    []string // uids, the run that was asked for first
 	runs     map[string]sceneRun
 	tools    map[string][]string // task id -> tools being called, the newest last
+	begun    map[string]int      // task id -> tool calls so far
+	waits    map[string]string   // task id -> why nothing happens
 	streamed map[string]*answer  // task id -> what was shown of its answer
 }
 
@@ -43,7 +47,10 @@ type answer struct {
 
 // NewObserver makes an Observer that feeds a view. With stream it shows answers as they arrive.
 func NewObserver(v View, stream bool) *Observer {
-	return &Observer{view: v, stream: stream, runs: map[string]sceneRun{}, tools: map[string][]string{}, streamed: map[string]*answer{}}
+	return &Observer{
+		view: v, stream: stream, runs: map[string]sceneRun{}, tools: map[string][]string{}, begun: map[string]int{},
+		waits: map[string]string{}, streamed: map[string]*answer{},
+	}
 }
 
 // Run takes in how far a run is. task is the one that a child run carries out.
@@ -54,6 +61,11 @@ func (o *Observer) Run(uid, task string, status v1alpha1.ArkRunStatus) {
 		o.order = append(o.order, uid)
 	}
 	o.runs[uid] = sceneRun{task: task, status: status}
+	for i := range status.Steps {
+		if status.Steps[i].Phase.Terminal() {
+			delete(o.waits, status.Steps[i].TaskID)
+		}
+	}
 	if o.stream {
 		o.complete(status.Steps)
 	}
@@ -90,8 +102,17 @@ func (o *Observer) Progress(key queue.Key, p queue.Progress) {
 	defer o.mu.Unlock()
 	calls := o.tools[key.TaskID]
 	switch p.Event {
+	case queue.EventWait:
+		why := o.step(key) + " waits: " + Plain(p.Why)
+		o.waits[key.TaskID] = why
+		_, _ = fmt.Fprintln(o.view, why) // progress that nobody can read ends no run
+		return
+	case queue.EventStarted, queue.EventCall:
+		delete(o.waits, key.TaskID)
+		return
 	case queue.EventTool:
 		o.tools[key.TaskID] = append(calls, p.Tool)
+		o.begun[key.TaskID]++
 	case queue.EventToolDone:
 		if i := slices.Index(calls, p.Tool); i >= 0 {
 			o.tools[key.TaskID] = slices.Delete(calls, i, i+1)
@@ -103,17 +124,34 @@ func (o *Observer) Progress(key queue.Key, p queue.Progress) {
 }
 
 func (o *Observer) show() {
-	s := scene{tools: make(map[string]string, len(o.tools))}
+	s := scene{tools: make(map[string]string, len(o.tools)), begun: make(map[string]int, len(o.tools))}
 	for _, uid := range o.order {
 		s.runs = append(s.runs, o.runs[uid])
 	}
 	for task, calls := range o.tools {
 		if len(calls) > 0 {
-			s.tools[task] = calls[len(calls)-1]
+			s.tools[task], s.begun[task] = calls[len(calls)-1], o.begun[task]
 		}
 	}
 	o.view.show(s)
 }
+
+// Waits says which steps wait and why, in one line; "" when none does, and for a nil Observer.
+func (o *Observer) Waits() string {
+	if o == nil {
+		return ""
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	all := slices.Compact(slices.Sorted(maps.Values(o.waits)))
+	if more := len(all) - mostWaits; more > 0 {
+		all = append(all[:mostWaits], fmt.Sprintf("%d more", more))
+	}
+	return strings.Join(all, ", ")
+}
+
+// mostWaits is how many steps Waits names.
+const mostWaits = 3
 
 // Chunk passes on a piece of an answer under the name of its step.
 func (o *Observer) Chunk(key queue.Key, c queue.Chunk) {

@@ -15,6 +15,7 @@ import (
 type scene struct {
 	runs  []sceneRun        // the run that was asked for first, then its child runs
 	tools map[string]string // task id -> the tool that is being called
+	begun map[string]int    // task id -> how many calls it has begun, of tasks that are calling one
 }
 
 // sceneRun is one run. A child run stands below the step whose task it is.
@@ -32,6 +33,7 @@ type row struct {
 	phase      v1alpha1.StepPhase
 	attempts   int32
 	iterations int32
+	begun      int    // tool calls so far, while it calls one
 	detail     string // the tool being called, what is waited for, what was noted or what went wrong
 	tokens     int64
 	start, end time.Time // zero when not yet
@@ -63,7 +65,7 @@ func (s scene) runRows(out []row, steps []v1alpha1.StepStatus, path string, dept
 func (s scene) row(step *v1alpha1.StepStatus) row {
 	r := row{
 		agent: step.Agent, phase: step.Phase, attempts: step.Attempts, iterations: step.Iterations,
-		tokens: total(step.TokenUsage), start: at(step.StartTime), end: at(step.CompletionTime),
+		begun: s.begun[step.TaskID], tokens: total(step.TokenUsage), start: at(step.StartTime), end: at(step.CompletionTime),
 	}
 	switch step.Phase {
 	case v1alpha1.StepRunning:

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -63,10 +64,18 @@ func play(t *testing.T, a *txtar.Archive) {
 	var lines bytes.Buffer
 	view := NewLines(&lines)
 	a.Files = nil
+	begun := map[string]int{}
+	tools := map[string]string{}
 	for _, f := range moments {
 		var m moment
 		require.NoError(t, yaml.UnmarshalStrict(f.Data, &m), f.Name)
-		s := scene{runs: []sceneRun{{status: m.Run}}, tools: m.Tools}
+		for id, tool := range m.Tools {
+			if tools[id] != tool {
+				begun[id]++
+			}
+		}
+		tools = m.Tools
+		s := scene{runs: []sceneRun{{status: m.Run}}, tools: m.Tools, begun: maps.Clone(begun)}
 		if m.Child != nil {
 			s.runs = append(s.runs, sceneRun{task: m.Task, status: *m.Child})
 		}

@@ -59,6 +59,11 @@ func (c WebhookConfig) withDefaults() WebhookConfig {
 	if len(c.InputSchema) == 0 {
 		c.InputSchema = json.RawMessage(`{"type":"object","additionalProperties":true}`)
 	}
+	// What a model is told, and so what it costs, does not depend on how the schema was written down.
+	var compact bytes.Buffer
+	if json.Compact(&compact, c.InputSchema) == nil {
+		c.InputSchema = compact.Bytes()
+	}
 	return c
 }
 

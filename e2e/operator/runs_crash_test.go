@@ -1,0 +1,155 @@
+package operator
+
+import (
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	v1alpha1 "arkonis.dev/ark/pkg/apis/v1alpha1"
+	"arkonis.dev/ark/pkg/llm/modelserver"
+	"arkonis.dev/ark/pkg/queue"
+)
+
+// models starts a model server that takes some time for each answer, and returns the environment of pods that ask it.
+func (w *world) models(delay time.Duration) (*modelserver.Server, []string) {
+	w.t.Helper()
+	s, err := modelserver.Start(w.t.Context(), modelserver.Config{Answer: func(c modelserver.Call) *modelserver.Reply {
+		return &modelserver.Reply{Text: "done: " + c.Request.Prompt(), Delay: delay}
+	}})
+	require.NoError(w.t, err)
+	w.t.Cleanup(func() { _ = s.Close() })
+	return s, []string{"OPENAI_BASE_URL=" + s.URL(), "OPENAI_API_KEY=k"}
+}
+
+const trio = `
+apiVersion: arkonis.dev/v1alpha1
+kind: ArkTeam
+metadata: {name: trio}
+spec:
+  inputs: [{name: topic, required: true}]
+  successfulRunsHistoryLimit: 1000
+  roles:
+  - {name: a, model: gpt-test, systemPrompt: You are a.}
+  - {name: b, model: gpt-test, systemPrompt: You are b.}
+  pipeline:
+  - {name: one, role: a, inputs: {prompt: "one {{ .input.topic }}."}}
+  - {name: two, role: b, dependsOn: [one], inputs: {prompt: "two {{ .input.topic }}."}}
+  - {name: three, role: a, dependsOn: [two], inputs: {prompt: "three {{ .input.topic }}."}}
+`
+
+// The operator is killed over and over while runs are live. All come to their end, none is lost or driven twice, and no
+// call that was answered is made again.
+func TestTheOperatorIsKilledWhileRunsAreLive(t *testing.T) {
+	t.Parallel()
+	const runs, kills = 30, 5
+	w := newWorld(t)
+	o := w.start()
+	w.apply(trio)
+	until(w, w.clients.Teams(w.namespace), "trio", "a status", func(t *v1alpha1.ArkTeam) bool { return t.Status.ObservedGeneration > 0 })
+	models, env := w.models(300 * time.Millisecond)
+	for _, agent := range []string{"trio-a", "trio-b"} {
+		w.pod(agent, agent+"-0", env...)
+	}
+	random := rand.New(rand.NewPCG(1, 2))
+	names := make([]string, 0, runs)
+	for i := range runs {
+		name := fmt.Sprintf("r-%02d", i)
+		w.runOf(name, "trio", map[string]any{"topic": name})
+		names = append(names, name)
+		if (i+1)%(runs/kills) == 0 {
+			// Some calls are on their way, some answered, some steps not begun.
+			_, err := models.WaitIn(t.Context(), len(models.Calls())+1+random.IntN(4))
+			require.NoError(t, err)
+			o.kill()
+			o = w.start()
+		}
+	}
+	for _, name := range names {
+		r := w.ended(name)
+		require.Equal(t, v1alpha1.RunSucceeded, r.Status.Phase, "%s: %s", name, r.Status.Message)
+		require.Equal(t, "one Succeeded; two Succeeded; three Succeeded; ", brief(r))
+		require.Contains(t, r.Annotations[v1alpha1.AnnotationTrace], r.Status.TraceID)
+	}
+	answered := map[string]int{}
+	for _, c := range models.Calls() {
+		if c.Whole {
+			answered[c.Request.Prompt()]++
+		}
+	}
+	for _, name := range names {
+		for _, step := range []string{"one ", "two ", "three "} {
+			require.Equal(t, 1, answered[step+name+"."], "answers for step %s of %s", step, name)
+		}
+	}
+}
+
+// A run that is removed costs nothing any more, and nor does one whose team is removed; a cancelled one ends as such.
+// The stores hold nothing of runs that are gone.
+func TestRunsThatAreTakenAway(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	o := w.start()
+	w.apply(trio)
+	until(w, w.clients.Teams(w.namespace), "trio", "a status", func(t *v1alpha1.ArkTeam) bool { return t.Status.ObservedGeneration > 0 })
+	models, env := w.models(time.Second)
+	for _, agent := range []string{"trio-a", "trio-b"} {
+		w.pod(agent, agent+"-0", env...)
+	}
+	w.runOf("cancelled", "trio", map[string]any{"topic": "cancelled"})
+	w.runOf("removed", "trio", map[string]any{"topic": "removed"})
+	w.runOf("orphaned", "trio", map[string]any{"topic": strings.Repeat("orphaned ", 10_000)})
+	_, err := models.WaitIn(t.Context(), 3)
+	require.NoError(t, err)
+
+	w.kubectl("annotate", "arkrun", "cancelled", v1alpha1.AnnotationCancel+"=true")
+	r := w.ended("cancelled")
+	require.Equal(t, v1alpha1.RunCancelled, r.Status.Phase)
+	require.Equal(t, v1alpha1.StepCancelled, r.Status.Steps[0].Phase)
+
+	require.NoError(t, w.clients.Runs(w.namespace).Delete(t.Context(), "removed", metav1.DeleteOptions{}))
+	w.kubectl("delete", "arkteam", "trio", "--wait=false")
+	gone := time.Now().Add(2 * time.Second)
+	w.kubectl("wait", "--for=delete", "arkrun", "--all", "--timeout=60s")
+	for range 3 { // a task that an agent holds goes when the agent has let go of it
+		o.stop()
+		held := w.held()
+		if len(held) == 0 {
+			break
+		}
+		o = w.start() // it sweeps
+	}
+	o.kill()
+	require.Empty(t, w.held())
+	for _, c := range models.Calls() {
+		require.True(t, c.In.Before(gone), "a call began after the runs were gone: %s", c.Request.Prompt())
+	}
+}
+
+// held lists the runs that the store of an operator that has ended holds anything of.
+func (w *world) held() map[string]string {
+	w.t.Helper()
+	authority, _ := w.keys()
+	quiet := slog.New(slog.DiscardHandler)
+	server, err := queue.StartServer(w.t.Context(), queue.ServerConfig{StoreDir: w.store, Authority: authority, Logger: quiet})
+	require.NoError(w.t, err)
+	defer server.Shutdown()
+	conn, err := server.Connect("test")
+	require.NoError(w.t, err)
+	q, err := queue.Open(w.t.Context(), conn, queue.Config{Logger: quiet})
+	require.NoError(w.t, err)
+	held, err := q.Runs(w.t.Context())
+	require.NoError(w.t, err)
+	return held
+}
+
+func (w *world) kubectl(args ...string) {
+	w.t.Helper()
+	out, err := kubectl(w.t.Context(), append([]string{"-n", w.namespace}, args...)...)
+	require.NoError(w.t, err, out)
+}

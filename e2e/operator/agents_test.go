@@ -7,9 +7,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -121,7 +124,7 @@ func TestAnAgentBecomesADeployment(t *testing.T) {
 
 	a := until(w, w.clients.Agents(w.namespace), "full", "a status with pods", func(a *v1alpha1.ArkAgent) bool { return a.Status.Replicas == 2 })
 	require.Equal(t, int32(2), a.Status.DesiredReplicas)
-	require.Equal(t, "app.kubernetes.io/managed-by=ark,arkonis.dev/agent=full", strings.Join(sortedParts(a.Status.Selector), ","))
+	require.Equal(t, "app.kubernetes.io/managed-by=ark,arkonis.dev/agent=full", a.Status.Selector)
 	require.Len(t, a.Status.SystemPromptHash, 64)
 	require.Equal(t, v1alpha1.ReasonProgressing, w.condition("full", "Ready", v1alpha1.ReasonProgressing).Reason)
 	out, err := kubectl(t.Context(), "-n", w.namespace, "get", "arkagents", "-o", "wide")
@@ -129,7 +132,26 @@ func TestAnAgentBecomesADeployment(t *testing.T) {
 	require.Regexp(t, `(?s)NAME +MODEL +REPLICAS +READY +PENDING +TOKENS\(24H\) +PROVIDER +AGE.*full +mock +2 +0 +0`, out)
 }
 
-func sortedParts(s string) []string { return strings.Split(s, ",") }
+// An agent's pods are shut off as it says.
+func TestNetworkPolicies(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.start()
+	policies := w.clients.Core.NetworkingV1().NetworkPolicies(w.namespace)
+	shut := func(how string) string {
+		return strings.Replace(full, "model: mock\n", "model: mock\n  networkPolicy: "+how+"\n", 1)
+	}
+	w.apply(shut("default"))
+	open := until(w, policies, "full-agent", "the policy", func(*networkingv1.NetworkPolicy) bool { return true })
+	require.Len(t, open.Spec.Egress, 1)
+	w.apply(shut("strict"))
+	until(w, policies, "full-agent", "a narrower policy", func(p *networkingv1.NetworkPolicy) bool { return len(p.Spec.Egress) > 1 })
+	w.apply(shut("disabled"))
+	require.EventuallyWithT(t, func(c *assert.CollectT) {
+		_, err := policies.Get(t.Context(), "full-agent", metav1.GetOptions{})
+		require.True(c, apierrors.IsNotFound(err), "%v", err)
+	}, patience, 50*time.Millisecond)
+}
 
 // What an agent refers to and that is not there is a condition, which heals when it appears; a change there replaces the
 // pods, a change of what it does not use does not.

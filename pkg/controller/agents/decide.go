@@ -2,6 +2,7 @@ package agents
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -15,6 +16,9 @@ import (
 
 // busyPause is how often an agent is looked at that has something to do, although nothing is heard of it.
 const busyPause = 10 * time.Second
+
+// usagePause is how often an agent is looked at that has used tokens: they leave the window, a slot of it at a time.
+const usagePause = 30 * time.Minute
 
 // plan is what shall be.
 type plan struct {
@@ -38,6 +42,9 @@ func decide(in *input) *plan {
 	p := &plan{queue: queueSecret(in), policy: networkPolicy(in)}
 	p.scale(in)
 	p.after = soonest(p.after, until(in.access.RenewAt, in.now))
+	if slices.ContainsFunc(in.budgets, func(b budget) bool { return b.spent > 0 }) {
+		p.after = soonest(p.after, usagePause)
+	}
 	if in.backlog.Waiting+in.backlog.Held > 0 {
 		// The last task is acknowledged after its result was heard of.
 		p.after = soonest(p.after, busyPause)

@@ -201,7 +201,9 @@ func TestStatusFollowsReports(t *testing.T) {
 	require.Equal(t, noon.Add(90*time.Minute), s.DailyTokenUsage.ResetsAt.UTC())
 	require.Equal(t, busyPause, decide(in).after, "tasks wait")
 	in.backlog = queue.Backlog{}
-	require.Equal(t, 90*time.Minute, decide(in).after)
+	require.Equal(t, usagePause, decide(in).after, "tokens leave the window")
+	in.budgets[0].resetsAt = noon.Add(9 * time.Minute)
+	require.Equal(t, 9*time.Minute, decide(in).after, "the budget frees")
 
 	in.agent.Spec.MCPServers, in.agent.Spec.LivenessProbe, in.budgets = nil, nil, nil
 	s = see()

@@ -37,7 +37,7 @@ func newRuntime(s *streams) *cobra.Command {
 		Short:   "Run one agent (the entrypoint of agent pods)",
 		Long:    runtimeLong,
 		Example: runtimeExample,
-		Args:    cobra.NoArgs,
+		Args:    noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			ctx, stop := interruptible(c.Context())
 			defer stop()

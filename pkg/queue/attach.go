@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
+	"strings"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -30,10 +32,24 @@ func Attach(ctx context.Context, nc *nats.Conn, namespace, agent string, cfg Con
 	case errors.Is(err, nats.ErrNoResponders):
 		return nil, fmt.Errorf("attach to the queue: %w: nobody serves agent %s/%s: is ark's operator running with this NATS server?",
 			ErrUnavailable, namespace, agent)
+	case err != nil && !nc.IsConnected(): // of a connection that never was, err says something about headers
+		return nil, fmt.Errorf("attach to the queue: %w: there is no connection to %s: does a NATS server listen there, and does it let this one in?",
+			ErrUnavailable, addresses(nc))
 	case err != nil:
 		return nil, fmt.Errorf("attach to the queue: %w: %w", ErrUnavailable, err)
 	}
 	return q, nil
+}
+
+// addresses are the servers of a connection, without passwords.
+func addresses(nc *nats.Conn) string {
+	var all []string
+	for _, s := range nc.Servers() {
+		if u, err := url.Parse(s); err == nil {
+			all = append(all, u.Redacted())
+		}
+	}
+	return strings.Join(all, ", ")
 }
 
 // noJetStream and noStream stand where the rights over streams are in other views of the queue. What they do not

@@ -26,6 +26,7 @@ func TestConnectWaitsForTheServer(t *testing.T) {
 	t.Cleanup(nc.Close)
 	_, err = queue.Attach(t.Context(), nc, "default", "writer", queue.Config{Logger: quiet(), Timeout: time.Second})
 	require.ErrorIs(t, err, queue.ErrUnavailable)
+	require.ErrorContains(t, err, "there is no connection to nats://127.0.0.1:"+strconv.Itoa(port)+": does a NATS server listen there")
 
 	connected := nc.StatusChanged(nats.CONNECTED)
 	server, err := natsserver.NewServer(&natsserver.Options{

@@ -39,6 +39,7 @@ type operatorFlags struct {
 	natsCA              string
 	natsReplicas        int
 	metricsListen       string
+	apiListen           string
 	agentImage          string
 	agentEnv            []string
 	agentEnvFrom        []string
@@ -78,6 +79,7 @@ func newOperator(s *streams) *cobra.Command {
 	fl.StringVar(&f.natsCA, "nats-ca", "", "authority of the external NATS's certificate, a file")
 	fl.IntVar(&f.natsReplicas, "nats-replicas", 1, "replicas of the streams in the external NATS")
 	fl.StringVar(&f.metricsListen, "metrics-listen", ":8080", "address of /healthz, /readyz and /metrics; empty for none")
+	fl.StringVar(&f.apiListen, "api-listen", "", "address of the aggregated API data.arkonis.dev, such as :8443; empty for none")
 	fl.StringVar(&f.agentImage, "agent-image", "arkonis.dev/ark:"+version, "image of agents' pods: the operator's own")
 	fl.StringArrayVar(&f.agentEnv, "agent-env", nil, "NAME=VALUE for every agent's environment; repeatable")
 	fl.StringSliceVar(&f.agentEnvFrom, "agent-env-from", []string{"ark-api-keys"}, "Secret for every agent's environment, in the agent's namespace where it exists; repeatable")
@@ -170,7 +172,7 @@ func (f *operatorFlags) config() (operator.Config, error) {
 			URL: f.natsURL, Credentials: f.natsCreds, CA: f.natsCA, Replicas: f.natsReplicas,
 		},
 		Agents: agents.Pods{Image: f.agentImage, EnvFrom: f.agentEnvFrom, Env: env},
-		Listen: f.metricsListen, Workers: f.workers, LeaderElect: f.leaderElect || f.natsURL != "",
+		Listen: f.metricsListen, APIListen: f.apiListen, Workers: f.workers, LeaderElect: f.leaderElect || f.natsURL != "",
 	}, nil
 }
 

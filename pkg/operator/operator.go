@@ -38,6 +38,8 @@ type Config struct {
 
 	// Listen is the address of /healthz, /readyz and /metrics; empty for none.
 	Listen string
+	// APIListen is the address of the aggregated API data.arkonis.dev; empty for none.
+	APIListen string
 	// Workers is how many objects of one kind are reconciled at once.
 	Workers int
 	// LeaderElect has only one of several operators act. With an embedded queue the store's lock does that already.
@@ -75,6 +77,7 @@ type Operator struct {
 
 	queue       *queueParts
 	service     *work.Service
+	api         *api // nil without APIListen
 	agents      *agents.Agents
 	controllers []runner
 
@@ -116,6 +119,11 @@ func (o *Operator) Run(ctx context.Context) error {
 	if err := errors.Join(o.followAgents(), o.addControllers()); err != nil {
 		return fmt.Errorf("operator: %w", err)
 	}
+	if o.cfg.APIListen != "" {
+		if o.api, err = o.openAPI(ctx); err != nil {
+			return err
+		}
+	}
 	return o.work(ctx)
 }
 
@@ -144,6 +152,9 @@ func (o *Operator) work(ctx context.Context) error {
 		o.renewKeys(serving)
 		return nil
 	})
+	if o.api != nil {
+		services.Go(func() error { return o.api.run(serving) })
+	}
 	control, end := context.WithCancelCause(ctx)
 	defer end(nil)
 	context.AfterFunc(serving, func() { end(context.Cause(serving)) })

@@ -36,7 +36,7 @@ func (p *Plan) Status(s *State, now time.Time) v1alpha1.ArkRunStatus {
 	done := status.StepCounts.Total - status.StepCounts.Pending - status.StepCounts.Running
 	status.StepSummary = fmt.Sprintf("%d/%d", done, status.StepCounts.Total)
 	for _, r := range shown {
-		status.Steps = append(status.Steps, v.bound(r, len(shown)))
+		status.Steps = append(status.Steps, r.bound(allStepOutputs/len(shown), min(maxStatusMessage, allStepMessages/len(shown))))
 	}
 	if e := s.Ending; e != nil && s.Ended {
 		status.Phase, status.FailedStep = e.Phase, e.FailedStep
@@ -49,6 +49,26 @@ func (p *Plan) Status(s *State, now time.Time) v1alpha1.ArkRunStatus {
 	}
 	status.Conditions = v.conditions(status.Message)
 	return status
+}
+
+// Steps lists every step, however many there are, in the order of the pipeline, each followed by the work that was
+// delegated below it. Outputs and messages are cut to n bytes, as they are written in JSON.
+func (p *Plan) Steps(s *State, now time.Time, n int) []v1alpha1.StepStatus {
+	v := view{p: p, s: s, now: now}
+	rows := v.rows()
+	out := make([]v1alpha1.StepStatus, len(rows))
+	for i, r := range rows {
+		out[i] = r.bound(n, min(n, maxStatusMessage))
+	}
+	return out
+}
+
+// StepOfTask is the step, or the piece of delegated work, that a task is about.
+func (p *Plan) StepOfTask(t *TaskState) string {
+	if t.Child != nil {
+		return t.Child.Name
+	}
+	return p.steps[t.Step].id
 }
 
 // Output is the whole result of a run that has ended, or is certain to end.
@@ -309,11 +329,10 @@ func ended(r *row) time.Time {
 	return r.status.CompletionTime.Time
 }
 
-// bound cuts the texts of a row to its share of the status.
-func (v *view) bound(r row, rows int) v1alpha1.StepStatus {
-	share := allStepOutputs / rows
-	r.status.Message = cut(r.status.Message, min(maxStatusMessage, allStepMessages/rows))
-	r.status.RoutingReason = cut(r.status.RoutingReason, min(maxStatusMessage, allStepMessages/rows))
+// bound cuts the texts of a row to its share of the status, in bytes of output and of message.
+func (r row) bound(share, message int) v1alpha1.StepStatus {
+	r.status.Message = cut(r.status.Message, message)
+	r.status.RoutingReason = cut(r.status.RoutingReason, message)
 	if r.data && written(r.output) <= share/2 {
 		r.status.Data = &v1alpha1.Value{Raw: []byte(r.output)}
 		share /= 2

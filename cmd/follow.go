@@ -30,6 +30,12 @@ func follow(ctx context.Context, s *streams, cluster *remote.Cluster, run *v1alp
 	return run, left(ctx, run, err)
 }
 
+// wait waits for the end of a run without showing anything.
+func wait(ctx context.Context, cluster *remote.Cluster, run *v1alpha1.ArkRun) (*v1alpha1.ArkRun, error) {
+	run, err := cluster.Follow(ctx, run, func(*v1alpha1.ArkRun) {})
+	return run, left(ctx, run, err)
+}
+
 // left is the error of who stopped to look on: the run goes on.
 func left(ctx context.Context, run *v1alpha1.ArkRun, err error) error {
 	goesOn := func(what string) error {
@@ -62,3 +68,23 @@ func summaryOf(run *v1alpha1.ArkRun) string {
 }
 
 func conditionComplete(c metav1.Condition) bool { return c.Type == v1alpha1.ConditionComplete }
+
+// ended is the error of a run that did not succeed.
+func ended(run *v1alpha1.ArkRun) error {
+	if run.Status.Phase == v1alpha1.RunSucceeded {
+		return nil
+	}
+	text := "run " + run.Name + " failed"
+	if run.Status.Phase == v1alpha1.RunCancelled {
+		text = "run " + run.Name + " was cancelled"
+	}
+	for _, c := range run.Status.Conditions {
+		if conditionComplete(c) && c.Reason != string(run.Status.Phase) {
+			text += " (" + c.Reason + ")"
+		}
+	}
+	if run.Status.Message != "" {
+		text += ": " + run.Status.Message
+	}
+	return &exitError{code: ExitRunFailed, err: fmt.Errorf("%s; see 'ark why %s -n %s'", text, run.Name, run.Namespace)}
+}

@@ -119,7 +119,8 @@ The same YAML runs on a laptop with "ark run".`,
 	root.SetErr(s.err)
 	root.SetFlagErrorFunc(flagError)
 	root.AddCommand(newRun(s), newRuntime(s), newOperator(s), newValidate(s), newInit(s), newInstall(s), newUninstall(s), newVersion(s))
-	root.AddCommand(newStatus(s), newRuns(s), newGet(s), newWhy(s), newCancel(s), newCopyTo())
+	root.AddCommand(newStatus(s), newRuns(s), newGet(s), newWhy(s), newCancel(s),
+		newTrigger(s), newSubmit(s), newRetry(s), newOutput(s), newLogs(s), newTrace(s), newCopyTo())
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd(os.Args[1:]...)
 	for _, c := range root.Commands() {

@@ -15,13 +15,15 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"arkonis.dev/ark/e2e/cluster/apiserver"
+	"arkonis.dev/ark/pkg/trigger"
 )
 
 // The scripts run the commands that work with a cluster against a real API server with ark's kinds. Each has a
 // namespace of its own, $NS, which is that of its kubeconfig, $KUBECONFIG. They know, besides testscript's own:
 //
 //	ark [CODE] ARGS     as in the other scripts
-//	seed FILE           makes objects with the status that FILE gives them, as the controllers would
+//	seed FILE           makes objects with the status that FILE gives them, as the controllers would; $GOOD and so on are
+//	                    the names of the ArkEvents that ark trigger demo --id good makes
 //	kubectl ARGS        runs kubectl
 //	as USER [RULE...]   goes on as another user, who may what the rules say: VERB,VERB:GROUP:RESOURCE,RESOURCE
 //	later ARGS -- ARGS  runs ark with the first arguments, and as soon as it has written something, kubectl with the
@@ -45,6 +47,13 @@ func TestRemoteScripts(t *testing.T) {
 				return err
 			}
 			e.Setenv("NS", name)
+			for _, id := range []string{"good", "failed", "slow", "refused"} { // names of the events of these triggers
+				event, err := trigger.Manual(trigger.Request{Team: "demo", ID: id})
+				if err != nil {
+					return err
+				}
+				e.Setenv(strings.ToUpper(id), event.Name)
+			}
 			e.Setenv("KUBECONFIG", r.user)
 			out, err := r.kubectl("create", "namespace", name).CombinedOutput()
 			if err == nil { // pods need it
@@ -113,6 +122,7 @@ func cmdSeed(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("usage: seed FILE")
 	}
 	r, file := remoteOf(ts), ts.MkAbs(args[0])
+	ts.Check(os.WriteFile(file, []byte(os.Expand(ts.ReadFile(args[0]), ts.Getenv)), 0o600))
 	for _, more := range [][]string{nil, {"--subresource=status"}} {
 		out, err := r.kubectl(append([]string{"apply", "--server-side", "--force-conflicts", "-f", file}, more...)...).CombinedOutput()
 		if err != nil {

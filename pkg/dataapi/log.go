@@ -187,6 +187,7 @@ type response struct {
 // answer is a model's answer, and the tools that it asks for.
 func (l *logger) answer(t runner.PastTask, e data.Entry, a *work.Answer) []data.Entry {
 	e.Kind, e.Call, e.Tokens = data.EntryAnswer, a.Call, a.Usage.Total()
+	e.InputTokens, e.OutputTokens = a.Usage.InputTokens, a.Usage.OutputTokens
 	var r response
 	if len(a.Response) == 0 || json.Unmarshal(a.Response, &r) != nil {
 		e.Cut = true // it is too long to be shown, or was lost
@@ -197,7 +198,8 @@ func (l *logger) answer(t runner.PastTask, e data.Entry, a *work.Answer) []data.
 	for _, c := range r.Message.ToolCalls {
 		l.tools[t.Key.TaskID+"/"+c.ID] = c.Name
 		tool := e
-		tool.Kind, tool.Tool, tool.ID, tool.Text, tool.Tokens = data.EntryTool, c.Name, c.ID, c.Arguments, 0
+		tool.Kind, tool.Tool, tool.ID, tool.Text = data.EntryTool, c.Name, c.ID, c.Arguments
+		tool.Tokens, tool.InputTokens, tool.OutputTokens = 0, 0, 0
 		out = append(out, tool)
 	}
 	return out

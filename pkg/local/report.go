@@ -57,9 +57,9 @@ type StepReport struct {
 	Error      string             `json:"error,omitempty"`
 }
 
-// newReport makes the report of a run that has ended. Whole outputs of steps come from stepOutput where it knows them;
+// NewReport makes the report of a run that has ended. Whole outputs of steps come from stepOutput where it knows them;
 // the record holds long ones in part only.
-func newReport(run *v1alpha1.ArkRun, output string, stepOutput func(step string) (string, bool)) *Report {
+func NewReport(run *v1alpha1.ArkRun, output string, stepOutput func(step string) (string, bool)) *Report {
 	s := &run.Status
 	r := &Report{
 		Run: run.Name, Status: s.Phase, Message: s.Message, Output: output, TraceID: s.TraceID,

@@ -140,7 +140,7 @@ func (s *session) drive(ctx context.Context, h *host, r *record) (*Report, error
 		}
 		return nil, err
 	}
-	report := newReport(&d.record.Run, output, d.stepOutput)
+	report := NewReport(&d.record.Run, output, d.stepOutput)
 	switch {
 	case report.Status == v1alpha1.RunSucceeded:
 		return report, nil

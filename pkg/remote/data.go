@@ -1,6 +1,8 @@
 package remote
 
 import (
+	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,9 +11,9 @@ import (
 	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 
+	"arkonis.dev/ark/pkg/apis/data"
 	v1alpha1 "arkonis.dev/ark/pkg/apis/v1alpha1"
 )
 
@@ -21,7 +23,7 @@ var ErrNoData = errors.New("the aggregated API data.arkonis.dev is not served in
 // request is a request for a part of a run.
 func (c *Cluster) request(run *v1alpha1.ArkRun, part string) *rest.Request {
 	return c.Clients.Core.Discovery().RESTClient().Get().
-		AbsPath(dataPath, "namespaces", run.Namespace, "arkruns", run.Name, part).
+		AbsPath(data.Path, "namespaces", run.Namespace, data.Resource, run.Name, part).
 		Param("uid", string(run.UID)).Timeout(0)
 }
 
@@ -48,21 +50,15 @@ func (c *Cluster) Output(ctx context.Context, run *v1alpha1.ArkRun, step string)
 	if step == "" && run.Status.Phase.Terminal() && run.Status.OutputRef == nil {
 		return io.NopCloser(strings.NewReader(run.Status.Output)), nil
 	}
-	req := c.request(run, "output")
+	req := c.request(run, data.Output)
 	if step != "" {
 		req = req.Param("step", step)
 	}
 	body, err := req.Stream(ctx)
 	if err != nil {
-		return nil, c.explainData(err, run, "output")
+		return nil, c.explainData(err, run, data.Output)
 	}
 	return body, nil
-}
-
-// stepList is a page of steps, as the aggregated API writes it.
-type stepList struct {
-	metav1.ListMeta `json:"metadata"`
-	Items           []v1alpha1.StepStatus `json:"items"`
 }
 
 // Steps returns all steps of a run, also those that do not fit its status.
@@ -70,15 +66,15 @@ func (c *Cluster) Steps(ctx context.Context, run *v1alpha1.ArkRun) ([]v1alpha1.S
 	var all []v1alpha1.StepStatus
 	next := ""
 	for {
-		req := c.request(run, "steps")
+		req := c.request(run, data.Steps)
 		if next != "" {
 			req = req.Param("continue", next)
 		}
 		body, err := req.Do(ctx).Raw()
 		if err != nil {
-			return nil, c.explainData(err, run, "steps")
+			return nil, c.explainData(err, run, data.Steps)
 		}
-		var page stepList
+		var page data.StepList
 		if err := json.Unmarshal(body, &page); err != nil {
 			return nil, fmt.Errorf("read the steps of run %s: %w", run.Name, err)
 		}
@@ -87,4 +83,41 @@ func (c *Cluster) Steps(ctx context.Context, run *v1alpha1.ArkRun) ([]v1alpha1.S
 			return all, nil
 		}
 	}
+}
+
+// maxEntry bounds a line of a log, in bytes: far above what the API writes.
+const maxEntry = 1 << 20
+
+// Log passes what happened in a run, or in one of its steps: all that is stored, and with follow what happens until the
+// run has ended. line is the entry as it came.
+func (c *Cluster) Log(ctx context.Context, run *v1alpha1.ArkRun, step string, follow bool, f func(line []byte, e *data.Entry) error) error {
+	req := c.request(run, data.Log)
+	if follow {
+		req = req.Param("follow", "true")
+	}
+	if step != "" {
+		req = req.Param("step", step)
+	}
+	body, err := req.Stream(ctx)
+	if err != nil {
+		return c.explainData(err, run, data.Log)
+	}
+	defer body.Close() //nolint:errcheck // it was only read
+	lines := bufio.NewScanner(body)
+	lines.Buffer(make([]byte, 0, 64<<10), maxEntry)
+	ended := false
+	for lines.Scan() {
+		var e data.Entry
+		if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
+			return fmt.Errorf("read the log of run %s: %w", run.Name, err)
+		}
+		ended = ended || e.Kind == data.EntryRunEnded
+		if err := f(lines.Bytes(), &e); err != nil {
+			return err
+		}
+	}
+	if err := lines.Err(); err != nil || follow && !ended {
+		return fmt.Errorf("the log of run %s broke off before the run had ended: type it again to go on (%w)", run.Name, cmp.Or(err, io.ErrUnexpectedEOF))
+	}
+	return nil
 }

@@ -9,6 +9,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"arkonis.dev/ark/pkg/apis/data"
 	v1alpha1 "arkonis.dev/ark/pkg/apis/v1alpha1"
 	"arkonis.dev/ark/pkg/remote/why"
 )
@@ -199,7 +200,7 @@ func replicas(n *int32) int32 {
 
 // dataAPI asks the aggregated API for its list of resources, which everybody may read.
 func (c *Cluster) dataAPI(ctx context.Context) why.DataAPI {
-	err := c.Clients.Core.Discovery().RESTClient().Get().AbsPath(dataPath).Do(ctx).Error()
+	err := c.Clients.Core.Discovery().RESTClient().Get().AbsPath(data.Path).Do(ctx).Error()
 	switch {
 	case err == nil:
 		return why.DataServed
@@ -211,9 +212,6 @@ func (c *Cluster) dataAPI(ctx context.Context) why.DataAPI {
 		return why.DataUnknown
 	}
 }
-
-// dataPath is where the API server serves what the operator reads from the queue's stores.
-const dataPath = "/apis/data.arkonis.dev/v1alpha1"
 
 // Overview is how ark is in a cluster.
 type Overview struct {

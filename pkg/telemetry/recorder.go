@@ -140,8 +140,21 @@ func (r *Recorder) Dropped() int {
 // WriteTree prints the recorded spans, one line each: name, duration, tokens in and out, and the error if there was
 // one.
 func (r *Recorder) WriteTree(w io.Writer) error {
+	if err := WriteTree(w, r.Tree()); err != nil {
+		return err
+	}
+	if n := r.Dropped(); n > 0 {
+		if _, err := fmt.Fprintf(w, "(%d more spans were not kept)\n", n); err != nil {
+			return fmt.Errorf("print the span tree: %w", err)
+		}
+	}
+	return nil
+}
+
+// WriteTree prints trees of spans for people: one line a span, with its time, its end and its tokens.
+func WriteTree(w io.Writer, roots []*Node) error {
 	var lines []line
-	for _, root := range r.Tree() {
+	for _, root := range roots {
 		lines = flatten(lines, root, "", "")
 	}
 	width := 0
@@ -150,11 +163,6 @@ func (r *Recorder) WriteTree(w io.Writer) error {
 	}
 	for _, l := range lines {
 		if _, err := fmt.Fprintf(w, "%-*s  %s\n", width, l.label, l.facts()); err != nil {
-			return fmt.Errorf("print the span tree: %w", err)
-		}
-	}
-	if n := r.Dropped(); n > 0 {
-		if _, err := fmt.Fprintf(w, "(%d more spans were not kept)\n", n); err != nil {
 			return fmt.Errorf("print the span tree: %w", err)
 		}
 	}

@@ -67,6 +67,9 @@ type Entry struct {
 	Reason string `json:"reason,omitempty"`
 	// Tokens that the call, or the whole task, used.
 	Tokens int64 `json:"tokens,omitempty"`
+	// InputTokens and OutputTokens of a model call.
+	InputTokens  int64 `json:"inputTokens,omitempty"`
+	OutputTokens int64 `json:"outputTokens,omitempty"`
 }
 
 // EntryKind says what happened.

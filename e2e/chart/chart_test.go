@@ -284,10 +284,11 @@ func TestPartsFitTogether(t *testing.T) {
 }
 
 // An APIService that nobody serves would keep every namespace of the cluster from being deleted.
-func TestAggregatedAPIIsOnlyThereWhenAskedFor(t *testing.T) {
+func TestAggregatedAPICanBeLeftOut(t *testing.T) {
 	t.Parallel()
 	const api = "v1alpha1.data.arkonis.dev"
-	require.Nil(t, find[*apiregistrationv1.APIService](rendered(t, nil), api))
+	require.Nil(t, find[*apiregistrationv1.APIService](rendered(t, map[string]any{"aggregatedAPI": map[string]any{"enabled": false}}), api))
+	require.NotNil(t, find[*apiregistrationv1.APIService](rendered(t, nil), api))
 	all := rendered(t, every()["embedded"])
 	service := find[*apiregistrationv1.APIService](all, api).Spec.Service
 	require.Equal(t, namespace, service.Namespace)

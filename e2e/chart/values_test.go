@@ -78,7 +78,7 @@ func effects() map[string]effect {
 		"webhook.enabled":       {value: true, want: "name: ark-webhook"},
 		"webhook.externalURL":   {value: "https://ark.example", want: `{name: ARK_WEBHOOK_URL, value: "https://ark.example"}`},
 		"dashboardURL":          {value: "https://d.example", want: `{name: ARK_DASHBOARD_URL, value: "https://d.example"}`},
-		"aggregatedAPI.enabled": {value: true, want: "kind: APIService"},
+		"aggregatedAPI.enabled": {value: false, gone: "kind: APIService"},
 
 		"resources.requests":            {value: one("cpu", "2"), want: `cpu: "2"`},
 		"resources.limits":              {value: one("memory", "3Gi"), want: "memory: 3Gi"},

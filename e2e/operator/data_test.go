@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"strconv"
 	"strings"
 	"testing"
@@ -200,6 +201,7 @@ func TestTheAggregatedAPI(t *testing.T) {
 
 	d.large(o, reader, sum)
 	d.followed()
+	d.commanded()
 	d.revoked(reader)
 }
 
@@ -318,6 +320,29 @@ func (d *dataWorld) followed() {
 	require.NoError(t, json.Unmarshal(text, &list))
 	require.Len(t, list.Items, 1)
 	require.Equal(t, "the tide", list.Items[0].Output)
+}
+
+// commanded: the commands show what the operator serves.
+func (d *dataWorld) commanded() {
+	t := d.t
+	ark := func(args ...string) string {
+		t.Helper()
+		cmd := exec.CommandContext(t.Context(), shared.ark, append(args, "-n", d.namespace, "--kubeconfig", shared.api.Kubeconfig())...)
+		out, err := cmd.CombinedOutput()
+		require.NoError(t, err, string(out))
+		return string(out)
+	}
+	require.Equal(t, "the tide\n", ark("output", "live"))
+	require.Equal(t, "the tide\n", ark("output", "live", "--step", "writer"))
+	require.Contains(t, ark("get", "live"), "writer\twriter\tSucceeded\t1\t7\t")
+	logs := ark("logs", "live")
+	require.Contains(t, logs, "writer: Succeeded - 7 tokens\n")
+	require.Contains(t, logs, "Run Succeeded - 7 tokens\n")
+	tree := ark("trace", "live")
+	require.Contains(t, tree, "run live")
+	require.Contains(t, tree, "└─ step writer")
+	require.Contains(t, ark("why", "live", "--operator-namespace", d.system), "nothing is wrong: the run succeeded")
+	require.Contains(t, ark("status", "--operator-namespace", d.system), "serves data.arkonis.dev")
 }
 
 func nextEntry(t *testing.T, entries <-chan data.Entry) data.Entry {

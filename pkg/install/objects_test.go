@@ -39,7 +39,7 @@ func TestDefaultsAreTheManifests(t *testing.T) {
 	require.Greater(t, seen, 20)
 }
 
-// What others depend on comes first, the operator when everything is there.
+// What others depend on comes first, the operator when everything is there, and last the API that it serves.
 func TestOrder(t *testing.T) {
 	t.Parallel()
 	all, err := Objects(Settings{Namespace: DefaultNamespace})
@@ -54,7 +54,8 @@ func TestOrder(t *testing.T) {
 			require.Equal(t, "ServiceAccount", o.GetKind())
 		}
 	}
-	require.Equal(t, "StatefulSet", all[len(all)-1].GetKind())
+	require.Equal(t, "StatefulSet", all[len(all)-2].GetKind())
+	require.Equal(t, "APIService", all[len(all)-1].GetKind(), "nothing is asked before somebody can answer")
 }
 
 func TestWrongSettingsAreRefused(t *testing.T) {

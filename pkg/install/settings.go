@@ -40,6 +40,33 @@ func (s Settings) move(o *unstructured.Unstructured) {
 	if len(subjects) > 0 {
 		o.Object["subjects"] = subjects
 	}
+	service, _, _ := unstructured.NestedMap(o.Object, "spec", "service")
+	if o.GetKind() == "APIService" && service != nil {
+		service["namespace"] = s.Namespace
+		spec, _, _ := unstructured.NestedMap(o.Object, "spec")
+		spec["service"] = service
+		o.Object["spec"] = spec
+	}
+	s.moveRules(o)
+}
+
+// moveRules has a role that names ark's namespace name the right one.
+func (s Settings) moveRules(o *unstructured.Unstructured) {
+	rules, _, _ := unstructured.NestedSlice(o.Object, "rules")
+	for _, rule := range rules {
+		m, ok := rule.(map[string]any)
+		if !ok {
+			continue
+		}
+		names, _, _ := unstructured.NestedStringSlice(m, "resourceNames")
+		resources, _, _ := unstructured.NestedStringSlice(m, "resources")
+		if len(names) == 1 && names[0] == DefaultNamespace && len(resources) == 1 && resources[0] == "namespaces" {
+			m["resourceNames"] = []any{s.Namespace}
+		}
+	}
+	if len(rules) > 0 {
+		o.Object["rules"] = rules
+	}
 }
 
 // bindings binds the operator's role in each watched namespace, where the manifests bind it in all.

@@ -44,7 +44,8 @@ func (q *Queue) Backlog(ctx context.Context, namespace, agent string) (Backlog, 
 // It is a hint: f must not block, and a call may be missed.
 func (q *Queue) WatchBacklog(f func(namespace, agent string)) (stop func(), err error) {
 	heard := func(m *nats.Msg) {
-		if namespace, agent, ok := agentOf(m.Subject); ok {
+		// The result of a child run is no agent's.
+		if namespace, agent, ok := agentOf(m.Subject); ok && agent != "" {
 			f(namespace, agent)
 		}
 	}

@@ -41,7 +41,7 @@ func TestBudgetRefusesAndSaysWhen(t *testing.T) {
 	require.Equal(t, work.BudgetState{Spent: 300, Output: 300}, state)
 	state, err = w.service.Budget(t.Context(), "default", task.Budget{Scope: "agent.writer", Limit: 300, Window: 86400}, 1)
 	require.NoError(t, err)
-	require.Equal(t, work.BudgetState{Spent: 300, ResetsAt: refused.FreesAt}, state, "it is used up")
+	require.Equal(t, work.BudgetState{Spent: 300, Output: 300, ResetsAt: refused.FreesAt}, state, "it is used up")
 	state, err = w.service.Budget(t.Context(), "default", task.Budget{Scope: "agent.nobody", Limit: 300, Window: 86400}, 1)
 	require.NoError(t, err)
 	require.Equal(t, work.BudgetState{}, state)

@@ -89,9 +89,11 @@ type journal struct {
 	children map[string]*delegation // by call
 	byID     map[string]*delegation // by task id
 
-	// Known to this process only: the append that its caller gave up, when the journal was last used, and what is
-	// closed when no call is open any more or the journal has to be read again; nil when nobody waits for that.
+	// Known to this process only: the append that its caller gave up, whether a turn has changed the journal and is not
+	// stored yet, when it was last used, and what is closed when no call is open any more or the journal has to be read
+	// again; nil when nobody waits for that.
 	withdrawn string
+	writing   bool
 	used      time.Time
 	closed    chan struct{}
 }

@@ -118,7 +118,8 @@ func (s *Service) ended(ctx context.Context, key queue.Key) {
 	}
 }
 
-// end marks a journal that is in memory; without open calls it is dropped. open says that it has some.
+// end marks a journal that is in memory; without open calls it is dropped. open says that it has some. One that is just
+// being written stays: whoever reads it meanwhile reads it as it was before, and would have nothing to compare that with.
 func (b *book) end(key queue.Key) (open bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -131,7 +132,7 @@ func (b *book) end(key queue.Key) (open bool) {
 	if len(j.open) > 0 {
 		return true
 	}
-	if !waits {
+	if !waits && !j.writing {
 		// What is on its way finds it in the stream.
 		delete(b.journals, key)
 	}

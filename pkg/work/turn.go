@@ -164,6 +164,7 @@ func (t *turn) write(j *journal, r *record) {
 	t.writes = append(t.writes, w)
 	t.size += len(body)
 	j.apply(r)
+	j.writing = true
 }
 
 // touch has a budget written at the end of the turn.
@@ -195,7 +196,7 @@ func (t *turn) encodeScopes() {
 // stored takes over the sequences of a batch and answers its ops.
 func (t *turn) stored(seqs []uint64) {
 	for j, writes := range t.journals {
-		j.seq = seqs[writes[len(writes)-1]]
+		j.seq, j.writing = seqs[writes[len(writes)-1]], false
 	}
 	for s, write := range t.scopes {
 		s.seq = seqs[write]

@@ -41,8 +41,9 @@ func TestAgentSideLinksNoKubernetes(t *testing.T) {
 
 func TestClusterSideLinksNoModelCode(t *testing.T) {
 	t.Parallel()
-	all := deps(t, "./pkg/runner/...", "./pkg/manifest/...", "./pkg/environ/...")
-	require.Empty(t, matching(all, "github.com/openai", module+"/pkg/llm", module+"/pkg/tools", module+"/pkg/runtime"))
+	all := deps(t, "./pkg/runner/...", "./pkg/manifest/...", "./pkg/environ/...", "./pkg/kube/...",
+		"./pkg/controller/...", "./pkg/operator/...", "./pkg/dataapi/...", "./pkg/remote/...")
+	require.Empty(t, matching(all, "github.com/openai", "github.com/anthropics", module+"/pkg/llm", module+"/pkg/tools", module+"/pkg/runtime", module+"/pkg/local"))
 	require.NotEmpty(t, matching(all, module+"/pkg/pipeline"))
 }
 

@@ -82,7 +82,7 @@ func TestAnAgentAnswers(t *testing.T) {
 		require.Equal(t, fmt.Sprintf("[You write.] question %d", i), w.answered(fmt.Sprintf("run-%d", i)))
 	}
 	w.asksOnce()
-	requireNothingDenied(t.Context(), t)
+	requireNothingDenied(t)
 }
 
 const prompted = `

@@ -1,7 +1,6 @@
 package pods
 
 import (
-	"context"
 	"runtime"
 	"testing"
 
@@ -35,11 +34,11 @@ func TestInstalled(t *testing.T) {
 	require.NoError(t, pods.Delete(ctx, before.Name, metav1.DeleteOptions{GracePeriodSeconds: &now}))
 	after := until(w, pods, "ark-0", "another ready operator", func(p *corev1.Pod) bool { return p.UID != before.UID && ready(p) })
 	require.NotEqual(t, before.UID, after.UID)
-	requireNothingDenied(ctx, t)
+	requireNothingDenied(t)
 }
 
 // requireNothingDenied says that the API server has refused nothing that the operator asked for.
-func requireNothingDenied(_ context.Context, t *testing.T) {
+func requireNothingDenied(t *testing.T) {
 	t.Helper()
 	entries, err := apiserver.ReadAudit(shared.cluster.AuditLog())
 	require.NoError(t, err)

@@ -3,6 +3,7 @@ package operator
 import (
 	"os"
 	"path/filepath"
+	"regexp"
 	"sort"
 	"strconv"
 	"strings"
@@ -24,7 +25,14 @@ type outcome struct {
 	Steps  []string
 }
 
+// remembered is when something was remembered, to the minute: the laptop and the cluster have their turn one after the other.
+var remembered = regexp.MustCompile(`\[\d{4}-\d\d-\d\d \d\d:\d\d, `)
+
+// timeless is a text without the times at which something was remembered.
+func timeless(text string) string { return remembered.ReplaceAllString(text, "[then, ") }
+
 func (o *outcome) step(name, phase, agent, output string, tokens int64) {
+	output = timeless(output)
 	o.Steps = append(o.Steps, strings.Join([]string{name, phase, agent, strconv.FormatInt(tokens, 10), output}, "|"))
 }
 
@@ -67,7 +75,7 @@ func onLaptop(t *testing.T, file string, input map[string]any) outcome {
 	require.NoError(t, err)
 	report, err := local.Run(t.Context(), local.Options{Manifests: set, Input: input, Getenv: func(string) string { return "" }})
 	require.NoError(t, err)
-	out := outcome{Phase: report.Status, Output: report.Output, Tokens: report.Tokens.Total}
+	out := outcome{Phase: report.Status, Output: timeless(report.Output), Tokens: report.Tokens.Total}
 	for _, s := range report.Steps {
 		out.step(s.Name, string(s.Status), s.Agent, s.Output, s.Tokens)
 	}
@@ -76,7 +84,7 @@ func onLaptop(t *testing.T, file string, input map[string]any) outcome {
 }
 
 func inCluster(run *v1alpha1.ArkRun) outcome {
-	out := outcome{Phase: run.Status.Phase, Output: run.Status.Output, Tokens: run.Status.TotalTokenUsage.TotalTokens}
+	out := outcome{Phase: run.Status.Phase, Output: timeless(run.Status.Output), Tokens: run.Status.TotalTokenUsage.TotalTokens}
 	for _, s := range run.Status.Steps {
 		tokens := int64(0)
 		if s.TokenUsage != nil {

@@ -71,7 +71,7 @@ func isOutage(err error) bool { return errors.Is(err, ErrUnavailable) }
 
 // Close prepares what a finished task leaves behind: the beginnings of its prompt and of its answer. For a vector store it
 // makes the vector, so it is called while the task may still reserve tokens. The returned function stores the entry; it is
-// called when the task's result is stored, and is never nil. Neither fails.
+// called right before the task's result is stored, and is never nil. Neither fails.
 func (s *Session) Close(ctx context.Context, prompt, answer string) (keep func(context.Context)) {
 	none := func(context.Context) {}
 	if s.memory.config.Backend == InContext || strings.TrimSpace(answer) == "" {

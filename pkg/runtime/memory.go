@@ -37,8 +37,8 @@ func (a *attempt) remember(ctx context.Context) error {
 	return a.put(work.Entry{ToolEnd: &work.ToolEnd{ID: openingID, Text: opening.Text}})
 }
 
-// leave prepares what the task leaves behind in its memory. The returned function, nil for nothing, stores it when the
-// task's result is stored.
+// leave prepares what the task leaves behind in its memory. The returned function, nil for nothing, stores it right
+// before the task's result is stored.
 func (a *attempt) leave(ctx context.Context) (keep func(context.Context)) {
 	if a.memory == nil {
 		return nil

@@ -146,6 +146,20 @@ func TestTakenOverTaskKeepsItsMemory(t *testing.T) {
 	require.Equal(t, prompts[0], prompts[1])
 }
 
+// Who waits for a task's result finds the task remembered: the next step of a pipeline starts at once.
+func TestNextTaskRemembersTheLast(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, modelserver.Config{})
+	m := remembering(t, memory.Config{Backend: memory.NATS, Timeout: 30 * time.Second})
+	w.agent("writer", func(c *runtime.Config) { c.Memory = m })
+	for i := range 20 {
+		require.Equal(t, task.Succeeded, w.do(w.task("writer", fmt.Sprintf("This is number %d.", i))).Status)
+		require.Equal(t, task.Succeeded, w.do(w.task("writer", "What number is this?")).Status)
+		calls := w.models.Calls()
+		require.Contains(t, calls[len(calls)-1].Request.Prompt(), fmt.Sprintf("This is number %d.", i))
+	}
+}
+
 // A model server without vectors costs a task its memory and nothing else.
 func TestTaskGoesOnWithoutVectors(t *testing.T) {
 	t.Parallel()

@@ -19,7 +19,7 @@ import (
 // outcome is what becomes of a delivery. Exactly one field is set, and keep perhaps beside result.
 type outcome struct {
 	result   *task.Result          // publish it, then acknowledge
-	keep     func(context.Context) // then, if the result was the first one: what is remembered of the task
+	keep     func(context.Context) // before that: what is remembered of the task
 	done     bool                  // there is a result already: acknowledge
 	lost     bool                  // somebody else works on the task: say nothing
 	handBack *time.Duration        // to be delivered again after this time
@@ -257,13 +257,16 @@ func (r *Runtime) conclude(ctx context.Context, d *queue.Delivery, out outcome, 
 	}
 }
 
-// publish stores the result, acknowledges the task and remembers it. A poisoned task is also put aside, for people to
-// look at.
+// publish remembers the task, stores its result and acknowledges it, in this order: who waits for the result finds the task
+// remembered, and the work service lets only the holder of an open task remember. A poisoned task is also put aside, for
+// people to look at.
 func (r *Runtime) publish(ctx context.Context, d *queue.Delivery, out outcome, log *slog.Logger) error {
-	result, won := out.result, false
+	if out.keep != nil {
+		out.keep(ctx)
+	}
+	result := out.result
 	for tries := 1; ; tries++ {
-		var err error
-		won, err = r.config.Queue.PublishResult(ctx, d.Key(), result)
+		won, err := r.config.Queue.PublishResult(ctx, d.Key(), result)
 		if err == nil {
 			r.report(ctx, result, won, log)
 			break
@@ -279,11 +282,7 @@ func (r *Runtime) publish(ctx context.Context, d *queue.Delivery, out outcome, l
 	if result.Error != nil && result.Error.Code == task.CodePoison {
 		return d.Term(ctx, result.Error.Error())
 	}
-	err := d.Ack(ctx)
-	if won && out.keep != nil {
-		out.keep(ctx)
-	}
-	return err
+	return d.Ack(ctx)
 }
 
 func (r *Runtime) report(ctx context.Context, result *task.Result, won bool, log *slog.Logger) {

@@ -108,6 +108,7 @@ const (
 	ReasonSecretNotFound        = "SecretNotFound"
 	ReasonScaledToZero          = "ScaledToZero"
 	ReasonDailyLimitReached     = "DailyLimitReached"
+	ReasonTeamDailyLimitReached = "TeamDailyLimitReached"
 	ReasonWithinLimit           = "WithinLimit"
 	ReasonServerUnreachable     = "ServerUnreachable"
 	ReasonServersReachable      = "ServersReachable"

@@ -100,7 +100,11 @@ func budgetStatus(in *input, s *v1alpha1.ArkAgentStatus, set setter) {
 		return
 	}
 	if b := usedUp(in.budgets); b != nil {
-		set(v1alpha1.ConditionBudgetExceeded, metav1.ConditionTrue, v1alpha1.ReasonDailyLimitReached, b.String())
+		reason := v1alpha1.ReasonDailyLimitReached
+		if strings.HasPrefix(b.scope, BudgetOfTeam) {
+			reason = v1alpha1.ReasonTeamDailyLimitReached
+		}
+		set(v1alpha1.ConditionBudgetExceeded, metav1.ConditionTrue, reason, b.String())
 		return
 	}
 	set(v1alpha1.ConditionBudgetExceeded, metav1.ConditionFalse, v1alpha1.ReasonWithinLimit, "the daily budget has room for another call")

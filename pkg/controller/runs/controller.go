@@ -157,30 +157,6 @@ func (c *Controller) mayBeLive(uid string) bool {
 	return len(known) == 0 || !known[0].Status.Phase.Terminal()
 }
 
-// watchProgress notes which pod works on a task.
-func (c *Controller) watchProgress(ctx context.Context) {
-	stop, err := c.cfg.Queue.WatchProgress("", func(k queue.Key, p queue.Progress) {
-		if p.Event != queue.EventStarted {
-			return
-		}
-		c.mu.Lock()
-		key, ok := c.keys[k.RunUID]
-		d := c.drives[key]
-		c.mu.Unlock()
-		if !ok || d == nil {
-			return
-		}
-		d.taskStarted(started{task: k.TaskID, pod: p.Pod, at: p.At})
-		c.loop.AddAfter(key, statusEvery) // nothing but the status depends on it
-	})
-	if err != nil {
-		c.log.WarnContext(ctx, "progress of tasks is not shown", "error", err)
-		return
-	}
-	<-ctx.Done()
-	stop()
-}
-
 // runChanged enqueues a run when more has changed than what this controller writes.
 func (c *Controller) runChanged(old, now *v1alpha1.ArkRun) {
 	switch {

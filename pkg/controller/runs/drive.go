@@ -16,7 +16,7 @@ import (
 	"arkonis.dev/ark/pkg/task"
 )
 
-// drive is the fold of a live run in this process. Only the worker that has its key touches it, but for taskStarted and
+// drive is the fold of a live run in this process. Only the worker that has its key touches it, but for progressed and
 // the mailbox.
 type drive struct {
 	c      *Controller
@@ -34,25 +34,14 @@ type drive struct {
 	cancelling      bool
 	checked         time.Time // when the sweep last looked whether the open tasks are there
 
-	mu     sync.Mutex
-	starts []started
-	apart  bool // a goroutine of its own carries out the end: nobody else touches live
-}
-
-// started is the news that a pod works on a task.
-type started struct {
-	task, pod string
-	at        time.Time
+	mu       sync.Mutex
+	starts   []started
+	troubles map[string]string // what open tasks wait for, by their id, for people
+	stirred  bool              // troubles have changed since they were last taken in
+	apart    bool              // a goroutine of its own carries out the end: nobody else touches live
 }
 
 func (d *drive) uid() string { return string(d.object.UID) }
-
-// taskStarted may be called at any time by anybody.
-func (d *drive) taskStarted(s started) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.starts = append(d.starts, s)
-}
 
 func (d *drive) settling() bool {
 	d.mu.Lock()
@@ -93,6 +82,10 @@ func (d *drive) fold(ctx context.Context) error {
 	d.mu.Lock()
 	starts := d.starts
 	d.starts = nil
+	d.changed, d.stirred = d.changed || d.stirred, false
+	for _, r := range records {
+		delete(d.troubles, r.Key.TaskID)
+	}
 	d.mu.Unlock()
 	for _, s := range starts {
 		d.changed = true
@@ -163,6 +156,7 @@ func (d *drive) report(ctx context.Context, now time.Time) (next time.Time, err 
 
 // fill adds to a status of the engine what the engine does not know.
 func (d *drive) fill(s v1alpha1.ArkRunStatus) v1alpha1.ArkRunStatus {
+	d.showTroubles(s.Steps)
 	s.Resolved = d.object.Status.Resolved
 	s.ObservedGeneration = d.object.Generation
 	for i := range s.Conditions {

@@ -27,7 +27,7 @@ func agentOf(f *Facts) *Answer {
 		}
 		if a := unable(f, agent); a != nil {
 			a.Evidence = append(a.Evidence, waits(f, name)...)
-			return a
+			return a.brief()
 		}
 	}
 	return nil
@@ -94,7 +94,7 @@ func unable(f *Facts, agent Agent) *Answer {
 	if c := condition(status.Conditions, v1alpha1.ConditionMCPDegraded, metav1.ConditionTrue); c != nil {
 		return &Answer{
 			Cause: ToolServerDown, Message: fmt.Sprintf("agent %s is not ready: a tool server that it needs is down", a.Name),
-			Evidence: append(said(c.Message), downTools(a)...), Next: []string{command(f, "kubectl describe arkagent %s", a.Name)},
+			Evidence: append(downTools(a), said(c.Message)...), Next: []string{command(f, "kubectl edit arkagent %s", a.Name), command(f, "kubectl describe arkagent %s", a.Name)},
 		}
 	}
 	if c := condition(status.Conditions, v1alpha1.ConditionHealthy, metav1.ConditionFalse); c != nil {
@@ -103,11 +103,12 @@ func unable(f *Facts, agent Agent) *Answer {
 			Evidence: said(c.Message), Next: []string{command(f, "kubectl logs -l %s=%s", v1alpha1.LabelAgent, a.Name), command(f, "kubectl describe arkagent %s", a.Name)},
 		}
 	}
-	return noPod(f, a)
+	return noPod(f, agent)
 }
 
 // noPod: nothing says more than that no pod is ready.
-func noPod(f *Facts, a *v1alpha1.ArkAgent) *Answer {
+func noPod(f *Facts, agent Agent) *Answer {
+	a := agent.Agent
 	if a.Spec.Replicas != nil && *a.Spec.Replicas == 0 && a.Spec.Autoscaling == nil {
 		return &Answer{
 			Cause: ScaledToZero, Message: fmt.Sprintf("agent %s is scaled to zero", a.Name),
@@ -118,29 +119,13 @@ func noPod(f *Facts, a *v1alpha1.ArkAgent) *Answer {
 	out := &Answer{
 		Cause: NoReadyPod, Message: fmt.Sprintf("agent %s has no ready pod", a.Name),
 		Evidence: []string{fmt.Sprintf("%d of %d pods are ready", a.Status.ReadyReplicas, a.Status.DesiredReplicas)},
-		Next:     []string{command(f, "kubectl get pods -l %s=%s", v1alpha1.LabelAgent, a.Name), command(f, "kubectl describe arkagent %s", a.Name)},
+		Next:     []string{command(f, "kubectl describe pods -l %s=%s", v1alpha1.LabelAgent, a.Name), command(f, "kubectl describe arkagent %s", a.Name)},
+	}
+	if len(agent.Pods) == 0 {
+		out.Next[0] = command(f, "kubectl describe deployment %s", a.Name+v1alpha1.AgentDeploymentSuffix)
 	}
 	if c := condition(a.Status.Conditions, v1alpha1.ConditionReady, metav1.ConditionFalse); c != nil {
 		out.Evidence = append(out.Evidence, strings.TrimSuffix("condition Ready is False: "+c.Reason+": "+c.Message, ": "))
-	}
-	return out
-}
-
-// dailyBudget: the agent has used what it may use in a day.
-func dailyBudget(f *Facts, a *v1alpha1.ArkAgent, c *metav1.Condition) *Answer {
-	out := &Answer{
-		Cause: BudgetUsedUp, Message: fmt.Sprintf("agent %s has used up its daily budget", a.Name), Evidence: said(c.Message),
-		Next: []string{command(f, "kubectl edit arkagent %s", a.Name)},
-	}
-	u := a.Status.DailyTokenUsage
-	if u == nil {
-		return out
-	}
-	if u.Limit > 0 {
-		out.Evidence = append(out.Evidence, fmt.Sprintf("%d of %d tokens were used in the last 24 hours", u.TotalTokens, u.Limit))
-	}
-	if u.ResetsAt != nil {
-		out.Message += ": it goes on at " + u.ResetsAt.UTC().Format("2006-01-02 15:04:05 UTC")
 	}
 	return out
 }
@@ -153,7 +138,13 @@ func downTools(a *v1alpha1.ArkAgent) []string {
 	var out []string
 	for _, t := range a.Status.ToolConnections {
 		if !t.Healthy {
-			out = append(out, fmt.Sprintf("tool server %s: %s", t.Name, cmp.Or(t.Message, "it does not answer")))
+			where := ""
+			for _, m := range a.Spec.MCPServers {
+				if m.Name == t.Name && m.URL != "" {
+					where = " at " + m.URL
+				}
+			}
+			out = append(out, fmt.Sprintf("tool server %s%s: %s", t.Name, where, cmp.Or(t.Message, "it does not answer")))
 		}
 	}
 	return out
@@ -179,7 +170,7 @@ func stuckPod(pods []corev1.Pod) *stuck {
 		for _, c := range p.Status.Conditions {
 			if c.Type == corev1.PodScheduled && c.Status == corev1.ConditionFalse {
 				return &stuck{
-					pod: p.Name, cause: Unschedulable, says: "no node has room for its pod", next: "kubectl edit arkagent %s",
+					pod: p.Name, cause: Unschedulable, says: "no node can take its pod", next: "kubectl edit arkagent %s",
 					evidence: fmt.Sprintf("pod %s: %s: %s", p.Name, c.Reason, c.Message),
 				}
 			}
@@ -204,6 +195,9 @@ func stuckContainer(pod string, c *corev1.ContainerStatus, w *corev1.ContainerSt
 		s.says, s.next = "its container ends again and again", "kubectl logs -l "+v1alpha1.LabelAgent+"=%s --previous"
 		if last := c.LastTerminationState.Terminated; last != nil {
 			s.evidence += fmt.Sprintf(" (last: exit code %d, %s)", last.ExitCode, last.Reason)
+			if text := said(last.Message); len(text) > 0 {
+				s.says += ": " + text[0]
+			}
 		}
 	default: // PodInitializing, ContainerCreating: it is about to start
 		return nil

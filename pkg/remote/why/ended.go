@@ -52,7 +52,7 @@ func remedies() map[string]remedy {
 	return map[string]remedy{
 		"ProviderAuth": {
 			"the model server refuses the key of agent {agent}",
-			[]string{"kubectl create secret generic ark-api-keys --from-literal={key}=... --dry-run=client -o yaml | kubectl apply -f -", retry},
+			[]string{`kubectl patch secret {secret} -p '{"stringData":{"{key}":"..."}}'`, "kubectl create secret generic {secret} --from-literal={key}=...", retry},
 		},
 		"ProviderRefused":  {"the model server refuses the request of agent {agent}: is its model right?", []string{"kubectl edit arkagent {agent}", retry}},
 		"ProviderFailed":   {"the model server of agent {agent} could not be reached, or answered with errors until the time was up", []string{retry}},
@@ -74,7 +74,15 @@ func remedies() map[string]remedy {
 		"InvalidInput":     {"the input of the run is not what the team declares", []string{"kubectl explain arkteam.spec.inputs", "kubectl get arkteam {team} -o jsonpath='{.spec.inputs}'"}},
 		"TeamNotFound":     {"the team does not exist", []string{"kubectl get arkteams"}},
 		"RoutingFailed":    {"the router found nobody for the task", []string{see, "kubectl describe arkteam {team}"}},
-		"NameConflict":     {"an object that ark did not make has a name that the run needs", []string{"kubectl describe arkrun {run}"}},
+		"EmptyAnswer":      {"the model of agent {agent} answers with nothing", []string{see, "kubectl edit arkagent {agent}", retry}},
+		"AgentRemoved":     {"agent {agent} was removed while the run needed it", []string{"kubectl get arkagents", retry}},
+		"AgentNotFound":    {"there is no agent {agent}", []string{"kubectl get arkagents", retry}},
+		"Suspended":        {"team {team} is suspended: its runs do not start", []string{`kubectl patch arkteam {team} --type merge -p '{"spec":{"suspend":false}}'`, retry}},
+		"InvalidSpec":      {"the team or the run is not valid", []string{"kubectl describe arkteam {team}", "kubectl describe arkrun {run}"}},
+		"ReferenceNotFound": {
+			"team {team} refers to something that does not exist", []string{"kubectl describe arkteam {team}", "kubectl get arkagents,arkteams,arkregistries", retry},
+		},
+		"NameConflict": {"an object that ark did not make has a name that the run needs", []string{"kubectl describe arkrun {run}"}},
 	}
 }
 
@@ -113,7 +121,7 @@ func failed(f *Facts) *Answer {
 	if reason == "ToolUnavailable" && step != nil {
 		a.Evidence = append(a.Evidence, downTools(f.Agents[step.Agent].Agent)...)
 	}
-	return a
+	return a.brief()
 }
 
 // fill makes an answer of a remedy.
@@ -135,7 +143,8 @@ func fill(f *Facts, step *v1alpha1.StepStatus, reason string) *Answer {
 	if a := f.Run.Spec.AgentRef; a != nil {
 		agent = a.Name
 	}
-	words := strings.NewReplacer("{run}", f.Run.Name, "{step}", stepName, "{agent}", agent, "{team}", team, "{key}", keyOf(f.Agents[agent].Agent))
+	secret, key := keyOf(f.Agents[agent].Agent)
+	words := strings.NewReplacer("{run}", f.Run.Name, "{step}", stepName, "{agent}", agent, "{team}", team, "{key}", key, "{secret}", secret)
 	a := &Answer{Cause: cmp.Or(reason, "Failed"), Message: words.Replace(r.message)}
 	for _, n := range r.next {
 		if team == "" && strings.Contains(n, "{team}") || stepName == "" && strings.Contains(n, "{step}") {
@@ -156,37 +165,6 @@ func inNamespace(line, namespace string) string {
 		parts[i] += " -n " + namespace
 	}
 	return strings.Join(parts, " | ")
-}
-
-// keyOf is the variable in which an agent's provider looks for its key.
-func keyOf(a *v1alpha1.ArkAgent) string {
-	if a != nil && (a.Spec.Provider == v1alpha1.ProviderAnthropic || strings.HasPrefix(a.Spec.Model, "claude")) {
-		return "ANTHROPIC_API_KEY"
-	}
-	return "OPENAI_API_KEY"
-}
-
-// budgetFailed says which budget was used up, as far as that can be seen.
-func budgetFailed(f *Facts, step *v1alpha1.StepStatus) *Answer {
-	a := &Answer{Cause: BudgetUsedUp, Message: "a token budget was used up", Evidence: said(f.Run.Status.Message)}
-	if step != nil {
-		a.Evidence = append([]string{fmt.Sprintf("step %s failed (%s)", step.Name, step.Reason)}, said(step.Message)...)
-		if agent := f.Agents[step.Agent].Agent; agent != nil {
-			if c := condition(agent.Status.Conditions, v1alpha1.ConditionBudgetExceeded, metav1.ConditionTrue); c != nil {
-				return dailyBudget(f, agent, c)
-			}
-		}
-	}
-	limit := f.Run.Spec.MaxTokens
-	if u := f.Run.Status.TotalTokenUsage; limit > 0 && u != nil {
-		a.Message = "the run's budget was used up"
-		a.Evidence = append(a.Evidence, fmt.Sprintf("the run used %d of its %d tokens (maxTokens)", u.TotalTokens, limit))
-	}
-	if f.Run.Spec.TeamRef != nil {
-		a.Next = append(a.Next, command(f, "kubectl edit arkteam %s", f.Run.Spec.TeamRef.Name))
-	}
-	a.Next = append(a.Next, command(f, "ark retry %s", f.Run.Name))
-	return a
 }
 
 // failedStep is the step that failed the run; without its name, the first one that failed.

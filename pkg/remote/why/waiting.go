@@ -113,6 +113,42 @@ func retrying(f *Facts) *Answer {
 	return nil
 }
 
+// calling: the model server of a step does not answer as it should, and is asked again; or a budget is waited for.
+func calling(f *Facts) *Answer {
+	for _, s := range leaves(f) {
+		code, text, found := strings.Cut(s.Message, ": ")
+		if !found || s.Phase != v1alpha1.StepRunning {
+			continue
+		}
+		a := &Answer{Cause: code, Evidence: append([]string{fmt.Sprintf("step %s is worked on for %s", s.Name, since(f, s.StartTime))}, said(text)...)}
+		agent := f.Agents[s.Agent].Agent
+		switch code {
+		case "RateLimited":
+			a.Message = fmt.Sprintf("the model server limits the rate of agent %s: the call is tried again", s.Agent)
+			a.Next = []string{command(f, "kubectl logs -l %s=%s", v1alpha1.LabelAgent, s.Agent), command(f, "kubectl edit arkagent %s", s.Agent)}
+		case "ProviderFailed":
+			secret, _ := keyOf(agent)
+			a.Message = fmt.Sprintf("the model server of agent %s cannot be reached, or answers with errors: the call is tried again", s.Agent)
+			a.Next = []string{command(f, "kubectl get secret %s -o jsonpath='{.data.OPENAI_BASE_URL}'", secret) + " | base64 -d", command(f, "kubectl describe arkagent %s", s.Agent)}
+		case "EmptyAnswer":
+			a.Message = fmt.Sprintf("the model of agent %s answers with nothing: the call is tried again", s.Agent)
+			a.Next = []string{command(f, "kubectl edit arkagent %s", s.Agent)}
+		case v1alpha1.ReasonBudgetExceeded:
+			kind, name := "agent", s.Agent
+			if daily := dailyRefused.FindStringSubmatch(text); daily != nil {
+				kind, name = daily[1], daily[2]
+			}
+			a.Cause = BudgetUsedUp
+			a.Message = fmt.Sprintf("step %s waits for the daily budget of %s %s, which is used up", s.Name, kind, name)
+			a.Next = []string{command(f, "kubectl edit ark%s %s", kind, name)}
+		default:
+			continue
+		}
+		return a
+	}
+	return nil
+}
+
 // delegateOf: a step has handed work over and waits for it.
 func delegateOf(f *Facts) *Answer {
 	for _, s := range leaves(f) {

@@ -9,6 +9,7 @@ package why
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -88,6 +89,7 @@ const (
 	PodCannotStart     = "PodCannotStart"
 	Unschedulable      = "Unschedulable"
 	ToolServerDown     = "ToolServerDown"
+	CallTooLarge       = "CallTooLarge"
 	Unhealthy          = "Unhealthy"
 	ConfigMissing      = "ConfigMissing"
 	NoReadyPod         = "NoReadyPod"
@@ -118,7 +120,7 @@ func explain(f *Facts) *Answer {
 	for _, rule := range []func(*Facts) *Answer{
 		succeeded, cancelled, failed, // it has ended
 		operatorAway, cancelling, suspended, teamMissing, // nothing goes on
-		agentOf, childOf, retrying, delegateOf, queued, // the step that is worked on
+		agentOf, childOf, retrying, calling, delegateOf, queued, // the step that is worked on
 		pending, working,
 	} {
 		if a := rule(f); a != nil {
@@ -126,6 +128,46 @@ func explain(f *Facts) *Answer {
 		}
 	}
 	return &Answer{Cause: Working, Message: "the run goes on", Next: []string{command(f, "ark logs %s -f", f.Run.Name)}}
+}
+
+// maxEvidence bounds a line of evidence, in characters: what the API server or a container says can be very long.
+const maxEvidence = 600
+
+// brief leaves out evidence that another line or the message says already, and cuts what is very long.
+func (a *Answer) brief() *Answer {
+	out := a.Evidence[:0:0]
+	for i, e := range a.Evidence {
+		words := core(e)
+		told := words == "" || strings.Contains(a.Message, words)
+		for j, other := range a.Evidence {
+			told = told || i != j && strings.Contains(core(other), words) && (len(core(other)) > len(words) || j < i)
+		}
+		if told {
+			continue
+		}
+		if text := []rune(e); len(text) > maxEvidence {
+			e = string(text[:maxEvidence]) + " ..."
+		}
+		out = append(out, e)
+	}
+	a.Evidence = out
+	return a
+}
+
+// core is what a line of evidence says, without the words that lead to it: who is not ready, how many pods, which pod.
+func core(line string) string {
+	if _, after, found := strings.Cut(line, "is not ready: "); found {
+		line = after
+	}
+	if _, after, found := strings.Cut(line, " pods are ready: "); found {
+		line = after
+	}
+	if strings.HasPrefix(line, "pod ") {
+		if _, after, found := strings.Cut(line, ": "); found {
+			line = after
+		}
+	}
+	return line
 }
 
 // command is a command about the run's namespace.

@@ -44,8 +44,21 @@ func main() {
 	os.Exit(1)
 }
 
-// answer echoes the last user message together with the agent's prompt, so that a test sees which prompt was at work.
+// answer echoes the last user message together with the agent's prompt, so that a test sees which prompt was at work. A
+// prompt of the agent that is one of these words has it do something else.
 func (s *state) answer(c modelserver.Call) *modelserver.Reply {
+	switch firstLine(c.Request.System()) {
+	case "refuse":
+		return &modelserver.Reply{Status: http.StatusUnauthorized, Error: "Incorrect API key provided.", Code: "invalid_api_key"}
+	case "limit":
+		return &modelserver.Reply{Status: http.StatusTooManyRequests, Error: "Rate limit reached.", RetryAfter: "1"}
+	case "ponder":
+		return &modelserver.Reply{Text: "At last.", Delay: time.Hour}
+	case "delegate":
+		if last := c.Request.Messages[len(c.Request.Messages)-1]; last.Role == "user" {
+			return &modelserver.Reply{Tools: []modelserver.Use{{Name: "delegate", Arguments: `{"role":"worker","prompt":"Do it."}`}}}
+		}
+	}
 	text := "[" + firstLine(c.Request.System()) + "] " + c.Request.Prompt()
 	if say := s.say.Load(); say != nil && *say != "" {
 		text = *say

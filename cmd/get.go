@@ -12,6 +12,7 @@ import (
 
 	v1alpha1 "arkonis.dev/ark/pkg/apis/v1alpha1"
 	"arkonis.dev/ark/pkg/local/progress"
+	"arkonis.dev/ark/pkg/pipeline"
 	"arkonis.dev/ark/pkg/remote"
 )
 
@@ -160,7 +161,7 @@ func count(n int32) string {
 
 func stepDuration(step *v1alpha1.StepStatus, now time.Time) string {
 	switch {
-	case step.StartTime == nil:
+	case step.StartTime == nil || step.Reason == pipeline.ReasonReused:
 		return ""
 	case step.CompletionTime != nil:
 		now = step.CompletionTime.Time

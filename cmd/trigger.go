@@ -117,10 +117,13 @@ func (f *triggerFlags) run(ctx context.Context, s *streams, r trigger.Request) e
 
 // fire triggers, and waits as the flags say.
 func (f *triggerFlags) fire(ctx context.Context, s *streams, cluster *remote.Cluster, r trigger.Request) error {
-	if r.ID == "" {
-		r.ID = rand.Text()
-	}
+	r.ID = cmp.Or(r.ID, rand.Text())
 	run, err := cluster.Trigger(ctx, r, acceptance)
+	return f.see(ctx, s, cluster, run, err)
+}
+
+// see says which run was made, or waits for its end, as the flags say. err is why there is none.
+func (f *triggerFlags) see(ctx context.Context, s *streams, cluster *remote.Cluster, run *v1alpha1.ArkRun, err error) error {
 	if _, late := errors.AsType[*remote.UndecidedError](err); late {
 		return &exitError{code: ExitTimeout, err: err}
 	}

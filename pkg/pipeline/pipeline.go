@@ -98,14 +98,6 @@ func (e *InvalidError) Error() string {
 	return "the run is invalid: " + strings.Join(lines, "; ")
 }
 
-// StepResult is the result of a step in an earlier run.
-type StepResult struct {
-	Step      string
-	Output    string // as State.Result gives it
-	Raw       string // the agent's own text, when it differs from Output
-	OutputRef *task.Ref
-}
-
 // Plan is a compiled run. It is immutable and safe for concurrent use.
 type Plan struct {
 	run       Run

@@ -86,6 +86,9 @@ type StepState struct {
 	Reason    string     `json:"reason,omitempty"`
 	Message   string     `json:"message,omitempty"`
 
+	// From is the run in which a result was worked on that is taken over.
+	From string `json:"from,omitempty"`
+
 	Selected      string `json:"selected,omitempty"` // routed: the capability
 	RoutingReason string `json:"routingReason,omitempty"`
 

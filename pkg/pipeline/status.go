@@ -79,16 +79,6 @@ func (s *State) Output() string {
 	return s.Ending.Output
 }
 
-// Result gives the whole result of a step that succeeded, to be shown or to start a later run from.
-func (p *Plan) Result(s *State, step string) (StepResult, bool) {
-	i, ok := p.byName[step]
-	if !ok || s.Steps[i].Phase != v1alpha1.StepSucceeded {
-		return StepResult{}, false
-	}
-	st := &s.Steps[i]
-	return StepResult{Step: step, Output: st.Output, Raw: st.Raw, OutputRef: st.OutputRef}, true
-}
-
 // view is one call of Status.
 type view struct {
 	p   *Plan

@@ -123,7 +123,7 @@ func TestStatusRefersToWhatIsCut(t *testing.T) {
 	require.Equal(t, "short", status.Steps[1].Output)
 	r, ok := plan.Result(s, "a")
 	require.True(t, ok)
-	require.Equal(t, pipeline.StepResult{Step: "a", Output: long, OutputRef: ref}, r)
+	require.Equal(t, pipeline.StepResult{Step: "a", Output: long, OutputRef: ref, Agent: "t-r", Run: "team-run-1"}, r)
 	require.Equal(t, "short", s.Output())
 	_, ok = plan.Result(s, "nobody")
 	require.False(t, ok)
@@ -200,11 +200,12 @@ func TestStatusOfAReusedStep(t *testing.T) {
 	plan := compile(t, oneRole(v1alpha1.Step{Name: "a", Role: "r"}, v1alpha1.Step{Name: "b", Role: "r"}))
 	start := metav1.NewMicroTime(epoch())
 	ref := &task.Ref{Key: "k"}
-	s := plan.Start(pipeline.StepResult{Step: "a", Output: "{}", Raw: "```{}```", OutputRef: ref}, pipeline.StepResult{Step: "a", Output: "again"})
+	s := plan.Start(pipeline.StepResult{Step: "a", Output: "{}", Raw: "```{}```", OutputRef: ref, Agent: "t-r", Run: "first"}, pipeline.StepResult{Step: "a", Output: "again"})
 	require.Equal(t, v1alpha1.StepStatus{
-		Name: "a", Role: "r", Phase: v1alpha1.StepSucceeded, Reason: "Reused", Output: "{}", StartTime: &start, CompletionTime: &start,
+		Name: "a", Role: "r", Agent: "t-r", Phase: v1alpha1.StepSucceeded, Reason: "Reused", Message: "taken over from run first",
+		Output: "{}", StartTime: &start, CompletionTime: &start,
 	}, plan.Status(s, epoch()).Steps[0])
 	r, ok := plan.Result(s, "a")
 	require.True(t, ok)
-	require.Equal(t, pipeline.StepResult{Step: "a", Output: "{}", Raw: "```{}```", OutputRef: ref}, r)
+	require.Equal(t, pipeline.StepResult{Step: "a", Output: "{}", Raw: "```{}```", OutputRef: ref, Agent: "t-r", Run: "first"}, r)
 }

@@ -29,15 +29,6 @@ func (f *fold) release(i int) {
 	}
 }
 
-// reuse takes over the result that a step had in an earlier run.
-func (f *fold) reuse(i int, r StepResult) {
-	state := &f.s.Steps[i]
-	state.Phase, state.Reason = v1alpha1.StepSucceeded, ReasonReused
-	state.Output, state.Raw, state.OutputRef, state.HasOutput = r.Output, r.Raw, r.OutputRef, true
-	state.Started = f.at
-	f.stepDone(i)
-}
-
 // candidates are the agents that a step may be given to.
 func (p *Plan) candidates(st *step, state *StepState) []string {
 	switch {

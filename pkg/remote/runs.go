@@ -179,14 +179,14 @@ func (c *Cluster) LatestRun(ctx context.Context, team string) (*v1alpha1.ArkRun,
 	return &runs[0], nil
 }
 
-// RunOrTeam finds a run by its name, or the newest one of a team.
+// RunOrTeam finds a run by its name, or the newest failed one of a team.
 func (c *Cluster) RunOrTeam(ctx context.Context, name string) (*v1alpha1.ArkRun, error) {
 	_, err := c.Clients.Runs(c.Namespace).Get(ctx, name, metav1.GetOptions{})
 	if name == Latest || err == nil || !apierrors.IsNotFound(err) || notServed(err) {
 		return c.Run(ctx, name)
 	}
 	if _, err := c.Clients.Teams(c.Namespace).Get(ctx, name, metav1.GetOptions{}); err == nil {
-		return c.LatestRun(ctx, name)
+		return c.FailedRun(ctx, name)
 	}
 	runs, _ := c.names(ctx, kindRun)
 	teams, _ := c.names(ctx, kindTeam)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -28,15 +29,15 @@ func (e *RefusedError) Error() string {
 	return text
 }
 
-// UndecidedError means that a trigger was recorded and that the operator has not answered yet. It may still make a run.
+// UndecidedError means that something was recorded and that the operator has not answered yet. It still may.
 type UndecidedError struct {
-	Event string
-	After time.Duration
+	Kind, Name string // of the object: an ArkEvent, which makes a run, or an ArkRun
+	After      time.Duration
 }
 
 func (e *UndecidedError) Error() string {
-	return fmt.Sprintf("the trigger is recorded as ArkEvent %s, and ark's operator has not taken it up within %s: it makes the run when it does; see 'ark status', or take it back with 'kubectl delete arkevent %s'",
-		e.Event, e.After.Round(time.Second), e.Event)
+	return fmt.Sprintf("%s %s is recorded, and ark's operator has not taken it up within %s: it runs when the operator does; see 'ark status', or take it back with 'kubectl delete %s %s'",
+		e.Kind, e.Name, e.After.Round(time.Second), strings.ToLower(e.Kind), e.Name)
 }
 
 // Trigger records a trigger and returns its run, as it is when it was made. Sent again with the same id, it is the same
@@ -56,14 +57,14 @@ func (c *Cluster) Trigger(ctx context.Context, r trigger.Request, patience time.
 	if err != nil {
 		return nil, c.explain(err, "trigger", target+" "+c.in())
 	}
-	waiting, cancel := context.WithTimeoutCause(ctx, patience, &UndecidedError{recorded.Name, patience})
+	waiting, cancel := context.WithTimeoutCause(ctx, patience, &UndecidedError{kindEvent, recorded.Name, patience})
 	defer cancel()
 	recorded, err = kube.Follow(waiting, events, recorded, func(e *v1alpha1.ArkEvent) bool {
 		run, refused := trigger.Outcome(e)
 		return run != "" || refused != nil
 	})
 	if err != nil {
-		return nil, c.undecided(ctx, waiting, err, target)
+		return nil, c.undecided(ctx, waiting, err, "trigger", target)
 	}
 	name, refused := trigger.Outcome(recorded)
 	if refused != nil {
@@ -71,16 +72,16 @@ func (c *Cluster) Trigger(ctx context.Context, r trigger.Request, patience time.
 	}
 	run, err := c.made(waiting, name)
 	if err != nil {
-		return nil, c.undecided(ctx, waiting, err, target)
+		return nil, c.undecided(ctx, waiting, err, "trigger", target)
 	}
 	return run, nil
 }
 
-func (c *Cluster) undecided(ctx, waiting context.Context, err error, target string) error {
+func (c *Cluster) undecided(ctx, waiting context.Context, err error, verb, target string) error {
 	if late, ok := errors.AsType[*UndecidedError](context.Cause(waiting)); ok && ctx.Err() == nil {
 		return late
 	}
-	return c.explain(err, "trigger", target+" "+c.in())
+	return c.explain(err, verb, target+" "+c.in())
 }
 
 // made returns a run as soon as it is there.

@@ -40,7 +40,7 @@ func New(ctx context.Context, c Config) (*Live, error) {
 	if err != nil {
 		return nil, fmt.Errorf("run %s: %w", c.Run.Name, err)
 	}
-	l := &Live{config: c, plan: plan, state: plan.Start(), spans: startSpans(ctx, &c)}
+	l := &Live{config: c, plan: plan, state: plan.Start(c.Reused...), spans: startSpans(ctx, &c)}
 	for _, s := range c.Run.Status.Steps {
 		if s.Agent != "" {
 			plan.Apply(l.state, pipeline.Chosen{Step: s.Name, Agent: s.Agent})

@@ -40,7 +40,11 @@ func ReadPast(ctx context.Context, q *queue.Queue, run *v1alpha1.ArkRun, started
 	if err != nil {
 		return nil, fmt.Errorf("run %s: %w", run.Name, err)
 	}
-	p := &Past{plan: plan, state: plan.Start(), live: &Live{config: Config{Run: run, Queue: q}, plan: plan}}
+	reused, _, err := ReadReused(ctx, q, run)
+	if err != nil {
+		return nil, err
+	}
+	p := &Past{plan: plan, state: plan.Start(reused...), live: &Live{config: Config{Run: run, Queue: q}, plan: plan}}
 	p.live.state = p.state
 	for i := range run.Status.Steps {
 		if s := &run.Status.Steps[i]; s.Agent != "" {

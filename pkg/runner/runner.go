@@ -54,6 +54,12 @@ type Child struct {
 	TimeoutSeconds int64 // of the step; 0 leaves it to the team
 	Created        time.Time
 
+	// Step, Item and Iteration say which child run it is. Anew says that it has nothing to do with the one that carried
+	// them out in the run that the parent retries.
+	Step            string
+	Item, Iteration int
+	Anew            bool
+
 	// Budgets and Deadline of the runs above hold for the child too.
 	Budgets  []task.Budget
 	Deadline time.Time
@@ -65,6 +71,7 @@ type Config struct {
 	// are kept.
 	Run      *v1alpha1.ArkRun
 	Started  time.Time
+	Reused   []pipeline.StepResult // what the run has taken over from the one that it retries: ReadReused
 	Pipeline pipeline.Options
 	Queue    *queue.Queue
 	Store    Store

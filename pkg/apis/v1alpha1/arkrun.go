@@ -17,6 +17,7 @@ import (
 // +kubebuilder:printcolumn:name="Duration",type=string,JSONPath=`.status.duration`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 // +kubebuilder:validation:XValidation:rule="size(self.metadata.name) <= 63",message="metadata.name must not be longer than 63 characters"
+// +kubebuilder:validation:XValidation:rule="!has(self.spec.retryOf) || self.spec.retryOf.name != self.metadata.name",message="a run cannot retry itself: spec.retryOf.name is its own name"
 type ArkRun struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
@@ -44,6 +45,7 @@ type ArkRunList struct {
 // +kubebuilder:validation:XValidation:rule="has(self.teamRef) != has(self.agentRef)",message="a run needs exactly one of teamRef and agentRef"
 // +kubebuilder:validation:XValidation:rule="!has(self.agentRef) || (has(self.prompt) && size(self.prompt) > 0)",message="a run of an agent needs a prompt"
 // +kubebuilder:validation:XValidation:rule="!has(self.agentRef) || !(has(self.pipeline) || has(self.entry) || has(self.routing))",message="a run of an agent has no pipeline, no entry and no routing"
+// +kubebuilder:validation:XValidation:rule="!has(self.agentRef) || !has(self.retryOf) || !has(self.retryOf.step)",message="a run of an agent has one step only: leave retryOf.step out"
 type ArkRunSpec struct {
 	// TeamRef names the team that runs.
 	// +optional
@@ -107,6 +109,29 @@ type ArkRunSpec struct {
 	// Parent is the step of another run that this run carries out, for a role that is a team; ark sets it.
 	// +optional
 	Parent *ParentTask `json:"parent,omitempty"`
+	// RetryOf makes the run go on from one of the same team, or agent, that has ended: the results of its steps that
+	// succeeded are taken over and not paid for again; all others run, and what depends on them. The team is taken as it is
+	// now. The input is that of the other run, and may be left out.
+	// +optional
+	RetryOf *RetryOf `json:"retryOf,omitempty"`
+}
+
+// RetryOf names the run that a run goes on from.
+type RetryOf struct {
+	// Name of the ArkRun, in the same namespace.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	Name string `json:"name"`
+	// UID of the ArkRun: another one of the same name is refused then.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=64
+	// +optional
+	UID string `json:"uid,omitempty"`
+	// Step that runs again although it succeeded, and all that depends on it. It is needed for a run that succeeded.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	// +optional
+	Step string `json:"step,omitempty"`
 }
 
 // ParentTask is the task of a run that a child run carries out, and what holds for the child because of it.
@@ -287,6 +312,9 @@ type ArkRunStatus struct {
 	// Resolved is the snapshot of the team, when the run was created without one.
 	// +optional
 	Resolved *ResolvedRun `json:"resolved,omitempty"`
+	// Reused is what was taken over from the run that this one retries.
+	// +optional
+	Reused *ReusedResults `json:"reused,omitempty"`
 
 	// Steps of the run: all of them up to 150, beyond that the unfinished, the failed and the newest.
 	// +kubebuilder:validation:MaxItems=150
@@ -343,6 +371,24 @@ type ResolvedRun struct {
 	// +optional
 	Spec *ArkRunSpec `json:"spec,omitempty"`
 	// Ref points at the spec in the payload store when it is large.
+	// +optional
+	Ref *PayloadRef `json:"ref,omitempty"`
+}
+
+// ReusedResults are the results that a run took over from the one that it retries. They are copies: the other run may go.
+type ReusedResults struct {
+	// Run that they were taken from.
+	// +kubebuilder:validation:MaxLength=63
+	// +optional
+	Run string `json:"run,omitempty"`
+	// UID of that run.
+	// +kubebuilder:validation:MaxLength=64
+	// +optional
+	UID string `json:"uid,omitempty"`
+	// Steps is the number of results.
+	// +optional
+	Steps int32 `json:"steps"`
+	// Ref points at the results in the payload store; there is none when nothing was taken over.
 	// +optional
 	Ref *PayloadRef `json:"ref,omitempty"`
 }

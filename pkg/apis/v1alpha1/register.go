@@ -131,6 +131,7 @@ const (
 	ReasonAgentNotFound  = "AgentNotFound"
 	ReasonCancelled      = "Cancelled"
 	ReasonRoutingFailed  = "RoutingFailed"
+	ReasonNotRetryable   = "NotRetryable" // the run cannot go on from the one that it retries
 )
 
 // Longest names, in characters: what ark derives from them fits the 63 characters of a label and of a DNS label.

@@ -47,6 +47,10 @@ func (n *ArkRun) Validate() field.ErrorList {
 	r.must(s.AgentRef == nil || s.Prompt != "", r.spec, "a run of an agent needs a prompt")
 	r.must(s.AgentRef == nil || (len(s.Pipeline) == 0 && s.Entry == "" && s.Routing == nil), r.spec,
 		"a run of an agent has no pipeline, no entry and no routing")
+	if retry := s.RetryOf; retry != nil {
+		r.must(retry.Name != n.Name, nil, "a run cannot retry itself: spec.retryOf.name is its own name")
+		r.must(s.AgentRef == nil || retry.Step == "", r.spec, "a run of an agent has one step only: leave retryOf.step out")
+	}
 	for i := range s.Roles {
 		role := &s.Roles[i]
 		r.must((role.Agent != "") != (role.Team != ""), r.spec.Child("roles").Index(i), "a role of a run needs exactly one of agent and team")

@@ -33,23 +33,24 @@ const maxSnapshot = 16 << 20
 type refusal struct{ reason, message string }
 
 // admit returns a run as it is now and the spec that it is driven with. What has to be the same for every process that
-// ever drives it is committed before: when it began, and, for a run that was applied without one, the snapshot of its
-// team. run is nil when the run cannot start; its end is committed then.
+// ever drives it is committed before: when it began, for a run that was applied without one the snapshot of its team, and
+// what a retry takes over. run is nil when the run cannot start; its end is committed then.
 func (c *Controller) admit(ctx context.Context, run *v1alpha1.ArkRun, now time.Time) (*v1alpha1.ArkRun, *v1alpha1.ArkRunSpec, error) {
-	spec, resolved, wrong, err := c.specOf(ctx, run)
+	s, wrong, err := c.start(ctx, run, now)
 	if err != nil {
 		return nil, nil, err
 	}
 	if wrong != nil {
 		return nil, nil, c.fail(ctx, run, wrong.reason, wrong.message, now)
 	}
-	if startOf(run).IsZero() || resolved != nil {
-		if run, err = c.commitStart(ctx, run, resolved, now); err != nil || run.Status.Phase.Terminal() {
+	spec := s.spec
+	if startOf(run).IsZero() || s.resolved != nil || s.reused != nil {
+		if run, err = c.commitStart(ctx, run, s, now); err != nil || run.Status.Phase.Terminal() {
 			return nil, nil, err
 		}
-		if resolved != nil {
+		if s.resolved != nil {
 			// Another process may have been faster: what stands in the status now is what counts.
-			if spec, _, _, err = c.specOf(ctx, run); err != nil {
+			if spec, _, _, err = c.specOf(ctx, run, nil); err != nil {
 				return nil, nil, err
 			}
 		}
@@ -61,9 +62,28 @@ func (c *Controller) admit(ctx context.Context, run *v1alpha1.ArkRun, now time.T
 	return run, spec, nil
 }
 
+// start is what a run begins with. resolved and reused are nil when nothing of them is to be committed.
+type start struct {
+	spec     *v1alpha1.ArkRunSpec
+	resolved *v1alpha1.ResolvedRun
+	reused   *v1alpha1.ReusedResults
+}
+
+func (c *Controller) start(ctx context.Context, run *v1alpha1.ArkRun, now time.Time) (s start, wrong *refusal, err error) {
+	old, wrong, err := c.earlierOf(ctx, run)
+	if wrong != nil || err != nil {
+		return s, wrong, err
+	}
+	if s.spec, s.resolved, wrong, err = c.specOf(ctx, run, old); wrong != nil || err != nil {
+		return s, wrong, err
+	}
+	s.reused, wrong, err = c.takeOver(ctx, run, s.spec, old, now)
+	return s, wrong, err
+}
+
 // specOf is the spec that a run is driven with: its own, or the snapshot in its status, or a new one, which is then
 // returned as resolved and has to be committed.
-func (c *Controller) specOf(ctx context.Context, run *v1alpha1.ArkRun) (spec *v1alpha1.ArkRunSpec, resolved *v1alpha1.ResolvedRun, wrong *refusal, err error) {
+func (c *Controller) specOf(ctx context.Context, run *v1alpha1.ArkRun, old *earlier) (spec *v1alpha1.ArkRunSpec, resolved *v1alpha1.ResolvedRun, wrong *refusal, err error) {
 	if ref := run.Spec.AgentRef; ref != nil && startOf(run).IsZero() {
 		if wrong, err = c.agentThere(ctx, run.Namespace, ref.Name); wrong != nil || err != nil {
 			return nil, nil, wrong, err
@@ -79,7 +99,7 @@ func (c *Controller) specOf(ctx context.Context, run *v1alpha1.ArkRun) (spec *v1
 		}
 		c.log.WarnContext(ctx, "the snapshot of a run is lost, it is taken anew", "run", controller.KeyOf(run).String())
 	}
-	input, err := run.Spec.Input.Decode()
+	input, err := inputOf(run, old)
 	if err != nil {
 		return nil, nil, &refusal{v1alpha1.ReasonInvalidInput, err.Error()}, nil
 	}
@@ -91,7 +111,7 @@ func (c *Controller) specOf(ctx context.Context, run *v1alpha1.ArkRun) (spec *v1
 	if wrong != nil || err != nil {
 		return nil, nil, wrong, err
 	}
-	spec.Parent = run.Spec.Parent
+	spec.Parent, spec.RetryOf = run.Spec.Parent, run.Spec.RetryOf
 	if t := run.Spec.TimeoutSeconds; t > 0 {
 		spec.TimeoutSeconds = t
 	}
@@ -166,10 +186,13 @@ func (c *Controller) snapshot(ctx context.Context, namespace, team string, input
 	return spec, nil, err
 }
 
-// commitStart writes when a run began, and its snapshot if it has one of its own.
-func (c *Controller) commitStart(ctx context.Context, run *v1alpha1.ArkRun, resolved *v1alpha1.ResolvedRun, now time.Time) (*v1alpha1.ArkRun, error) {
+// commitStart writes when a run began, its snapshot if it has one of its own, and what it has taken over.
+func (c *Controller) commitStart(ctx context.Context, run *v1alpha1.ArkRun, s start, now time.Time) (*v1alpha1.ArkRun, error) {
 	status := run.Status
-	status.Phase, status.Resolved, status.ObservedGeneration = v1alpha1.RunRunning, resolved, run.Generation
+	status.Phase, status.Resolved, status.ObservedGeneration = v1alpha1.RunRunning, s.resolved, run.Generation
+	if s.reused != nil {
+		status.Reused = s.reused
+	}
 	began := startOf(run)
 	if began.IsZero() {
 		began = now.Truncate(time.Microsecond)

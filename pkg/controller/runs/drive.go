@@ -157,7 +157,7 @@ func (d *drive) report(ctx context.Context, now time.Time) (next time.Time, err 
 // fill adds to a status of the engine what the engine does not know.
 func (d *drive) fill(s v1alpha1.ArkRunStatus) v1alpha1.ArkRunStatus {
 	d.showTroubles(s.Steps)
-	s.Resolved = d.object.Status.Resolved
+	s.Resolved, s.Reused = d.object.Status.Resolved, d.object.Status.Reused
 	s.ObservedGeneration = d.object.Generation
 	for i := range s.Conditions {
 		s.Conditions[i].ObservedGeneration = d.object.Generation
@@ -177,7 +177,7 @@ func (d *drive) write(ctx context.Context, status v1alpha1.ArkRunStatus) (v1alph
 	object := *d.object
 	object.ObjectMeta = now.ObjectMeta
 	object.ManagedFields = nil
-	object.Status = v1alpha1.ArkRunStatus{Resolved: now.Status.Resolved, TraceID: now.Status.TraceID, StartTime: now.Status.StartTime}
+	object.Status = v1alpha1.ArkRunStatus{Resolved: now.Status.Resolved, Reused: now.Status.Reused, TraceID: now.Status.TraceID, StartTime: now.Status.StartTime}
 	d.object = &object
 	return now.Status, nil
 }
@@ -208,7 +208,15 @@ func (c *Controller) open(ctx context.Context, key controller.Key, run *v1alpha1
 	}
 	driven := *run
 	driven.Spec = *spec
-	if d.live, err = runner.New(ctx, c.runnerConfig(d, &driven)); err != nil {
+	config := c.runnerConfig(d, &driven)
+	var gone bool
+	if config.Reused, gone, err = runner.ReadReused(ctx, c.cfg.Queue, run); err != nil {
+		return nil, err
+	}
+	if gone {
+		c.log.WarnContext(ctx, "what a run had taken over is lost, its steps are worked on", "run", key.String())
+	}
+	if d.live, err = runner.New(ctx, config); err != nil {
 		return nil, c.fail(ctx, run, v1alpha1.ReasonInvalidSpec, err.Error(), now)
 	}
 	d.agents = d.live.Agents()

@@ -76,7 +76,7 @@ func (s store) StartChild(ctx context.Context, child runner.Child) error {
 	if t := child.TimeoutSeconds; t > 0 && (spec.TimeoutSeconds == 0 || t < spec.TimeoutSeconds) {
 		spec.TimeoutSeconds = t
 	}
-	spec.Parent = parentOf(child)
+	spec.Parent, spec.RetryOf = parentOf(child), s.earlierChild(&child)
 	run := &v1alpha1.ArkRun{
 		ObjectMeta: metav1.ObjectMeta{
 			Name: child.Name, Namespace: child.Key.Namespace,

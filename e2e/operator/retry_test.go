@@ -256,7 +256,9 @@ func TestRetryRefused(t *testing.T) {
 	require.Equal(t, "one Succeeded; data Succeeded; two Failed; three Skipped; ", brief(w.ended(live)))
 	_, said, code = w.ark("retry", "too-early")
 	require.Equal(t, 1, code)
-	require.Contains(t, said, "never began, since it could not go on from run "+live)
+	require.Contains(t, said, "never began to go on from run "+live)
+
+	require.Contains(t, byHand("of-nothing", v1alpha1.RetryOf{Name: "too-early"}).Status.Message, "never began to go on from the run "+live)
 
 	// The input of a run that was applied by hand without one is that of the run that it retries.
 	models.refuse.Store(false)

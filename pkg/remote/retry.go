@@ -44,12 +44,11 @@ func (c *Cluster) Retry(ctx context.Context, old *v1alpha1.ArkRun, step, id stri
 // retryable says why a run cannot be retried, as far as that is known here.
 func (c *Cluster) retryable(ctx context.Context, old *v1alpha1.ArkRun, step string) error {
 	phase := cmp.Or(old.Status.Phase, v1alpha1.RunPending)
-	never := old.Spec.RetryOf != nil && runner.EndReason(&old.Status) == v1alpha1.ReasonNotRetryable
 	switch {
 	case !phase.Terminal():
 		return fmt.Errorf("run %s has not ended (%s): cancel it first with 'ark cancel %s', or wait", old.Name, phase, old.Name)
-	case never:
-		return fmt.Errorf("run %s never began, since it could not go on from run %s (%s): retry that one, 'ark retry %s', or trigger anew",
+	case neverBegan(old):
+		return fmt.Errorf("run %s never began to go on from run %s (%s): retry that one, 'ark retry %s', or trigger anew",
 			old.Name, old.Spec.RetryOf.Name, old.Status.Message, old.Spec.RetryOf.Name)
 	case old.Spec.AgentRef != nil && step != "":
 		return fmt.Errorf("--step %s: run %s is one of an agent, which has no steps to choose from", step, old.Name)
@@ -65,6 +64,11 @@ func (c *Cluster) retryable(ctx context.Context, old *v1alpha1.ArkRun, step stri
 		return fmt.Errorf("--step: team %s has no step %q: it has %s", old.Spec.TeamRef.Name, step, strings.Join(steps, ", "))
 	}
 	return nil
+}
+
+// neverBegan says that a run was to go on from another one and was refused: it has taken over nothing.
+func neverBegan(run *v1alpha1.ArkRun) bool {
+	return run.Spec.RetryOf != nil && run.Status.Reused == nil
 }
 
 // StepNames lists the steps of the team of a run, those of the team as it is now; those that the run shows when that cannot
@@ -127,7 +131,7 @@ func (c *Cluster) createRetry(ctx context.Context, old *v1alpha1.ArkRun, step, i
 }
 
 // FailedRun is the newest run of a team that failed or was cancelled, and that somebody asked for: not one that is a step of
-// another run, or that never began because it could not go on from another one.
+// another run, or that never began to go on from another one.
 func (c *Cluster) FailedRun(ctx context.Context, team string) (*v1alpha1.ArkRun, error) {
 	runs, err := c.Runs(ctx, RunFilter{Team: team})
 	if err != nil {
@@ -135,7 +139,7 @@ func (c *Cluster) FailedRun(ctx context.Context, team string) (*v1alpha1.ArkRun,
 	}
 	for i := range runs {
 		s := &runs[i].Status
-		if (s.Phase == v1alpha1.RunFailed || s.Phase == v1alpha1.RunCancelled) && runs[i].Spec.Parent == nil && runner.EndReason(s) != v1alpha1.ReasonNotRetryable {
+		if (s.Phase == v1alpha1.RunFailed || s.Phase == v1alpha1.RunCancelled) && runs[i].Spec.Parent == nil && !neverBegan(&runs[i]) {
 			return &runs[i], nil
 		}
 	}

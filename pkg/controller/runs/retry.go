@@ -70,6 +70,8 @@ func notRetryable(run, old *v1alpha1.ArkRun) *refusal {
 		return refuse("the run %s is one of %s, and this one is of %s", retry.Name, ownerOf(old), ownerOf(run))
 	case !old.Status.Phase.Terminal():
 		return refuse("the run %s has not ended: cancel it, or wait for its end", retry.Name)
+	case old.Spec.RetryOf != nil && old.Status.Reused == nil:
+		return refuse("the run %s never began to go on from the run %s: retry that one", retry.Name, old.Spec.RetryOf.Name)
 	case old.Status.Phase == v1alpha1.RunSucceeded && retry.Step == "" && run.Spec.Parent == nil:
 		return refuse("the run %s succeeded, so that there is nothing to go on with: name the step from which on it shall run again", retry.Name)
 	default:

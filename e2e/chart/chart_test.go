@@ -221,6 +221,10 @@ func TestRightsOnlyWhereWatched(t *testing.T) {
 		switch b := o.(type) {
 		case *rbacv1.ClusterRoleBinding:
 			require.NotEqual(t, "ark-operator", b.RoleRef.Name)
+		case *rbacv1.ClusterRole:
+			if b.Name == "ark-operator-namespaces" {
+				require.Equal(t, []string{"a", "b"}, b.Rules[0].ResourceNames)
+			}
 		case *rbacv1.RoleBinding:
 			if b.RoleRef.Kind == "ClusterRole" {
 				where = append(where, b.Namespace)

@@ -50,7 +50,8 @@ func (s Settings) move(o *unstructured.Unstructured) {
 	s.moveRules(o)
 }
 
-// moveRules has a role that names ark's namespace name the right one.
+// moveRules has a role that names ark's namespace name the right one, and the one about namespaces only those that are
+// watched.
 func (s Settings) moveRules(o *unstructured.Unstructured) {
 	rules, _, _ := unstructured.NestedSlice(o.Object, "rules")
 	for _, rule := range rules {
@@ -60,8 +61,14 @@ func (s Settings) moveRules(o *unstructured.Unstructured) {
 		}
 		names, _, _ := unstructured.NestedStringSlice(m, "resourceNames")
 		resources, _, _ := unstructured.NestedStringSlice(m, "resources")
-		if len(names) == 1 && names[0] == DefaultNamespace && len(resources) == 1 && resources[0] == "namespaces" {
+		if len(resources) != 1 || resources[0] != "namespaces" {
+			continue
+		}
+		switch {
+		case len(names) == 1 && names[0] == DefaultNamespace:
 			m["resourceNames"] = []any{s.Namespace}
+		case o.GetName() == "ark-operator-namespaces" && len(s.Watch) > 0:
+			m["resourceNames"] = anys(s.Watch)
 		}
 	}
 	if len(rules) > 0 {

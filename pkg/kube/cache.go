@@ -11,6 +11,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/watch"
@@ -19,7 +20,7 @@ import (
 	v1alpha1 "arkonis.dev/ark/pkg/apis/v1alpha1"
 )
 
-// Cache is every kind that the operator watches. Of Secrets and ConfigMaps it has the metadata; of the kinds of
+// Cache is every kind that the operator watches. Of namespaces, Secrets and ConfigMaps it has the metadata; of the kinds of
 // Kubernetes that ark itself makes, only those that carry ark's label.
 type Cache struct {
 	Agents     *Informer[*v1alpha1.ArkAgent]
@@ -32,6 +33,7 @@ type Cache struct {
 	Notifies   *Informer[*v1alpha1.ArkNotify]
 	Registries *Informer[*v1alpha1.ArkRegistry]
 
+	Namespaces *Informer[*metav1.PartialObjectMetadata] // those that are watched, or all
 	Secrets    *Informer[*metav1.PartialObjectMetadata]
 	ConfigMaps *Informer[*metav1.PartialObjectMetadata]
 
@@ -80,6 +82,7 @@ func NewCache(c *Clients, namespaces []string) (*Cache, error) {
 	secrets := schema.GroupVersionResource{Version: "v1", Resource: "secrets"}
 	configMaps := schema.GroupVersionResource{Version: "v1", Resource: "configmaps"}
 	errs := []error{
+		addNamespaces(k, c, namespaces),
 		add(k, &k.Agents, "ArkAgent", namespaces, "", &v1alpha1.ArkAgent{}, nil, func(ns string) lister[*v1alpha1.ArkAgentList] { return c.Agents(ns) }),
 		add(k, &k.Teams, "ArkTeam", namespaces, "", &v1alpha1.ArkTeam{}, nil, func(ns string) lister[*v1alpha1.ArkTeamList] { return c.Teams(ns) }),
 		add(k, &k.Runs, "ArkRun", namespaces, "", &v1alpha1.ArkRun{}, slimRun, func(ns string) lister[*v1alpha1.ArkRunList] { return c.Runs(ns) }),
@@ -121,6 +124,33 @@ func add[T Object, L runtime.Object](k *Cache, to **Informer[T], kind string, na
 		return err
 	}
 	*to = i
+	k.running = append(k.running, i)
+	return nil
+}
+
+// addNamespaces adds the informer of the namespaces themselves. They are in no namespace: each one is found by its name.
+func addNamespaces(k *Cache, c *Clients, namespaces []string) error {
+	all := c.Metadata.Resource(schema.GroupVersionResource{Version: "v1", Resource: "namespaces"})
+	i, err := newInformer("Namespace", namespaces, &metav1.PartialObjectMetadata{}, func(name string) source {
+		selector := ""
+		if name != metav1.NamespaceAll {
+			selector = fields.OneTermEqualSelector("metadata.name", name).String()
+		}
+		return source{
+			list: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+				o.FieldSelector = selector
+				return all.List(ctx, o)
+			},
+			watch: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+				o.FieldSelector = selector
+				return all.Watch(ctx, o)
+			},
+		}
+	}, slimMetadata)
+	if err != nil {
+		return err
+	}
+	k.Namespaces = i
 	k.running = append(k.running, i)
 	return nil
 }

@@ -178,7 +178,7 @@ func TestPurgeRemovesOneRunEverywhere(t *testing.T) {
 	fill("run")
 	waiting, err := q.PurgeRun(t.Context(), "run", "unknown")
 	require.NoError(t, err)
-	require.Zero(t, waiting)
+	require.Empty(t, waiting)
 	const want = "2 3 [run/agent run1/agent run1/call run1/run run1/step]"
 	require.Equal(t, want, holds())
 	_, err = q.PurgeRun(t.Context(), "")
@@ -219,7 +219,7 @@ func TestPurgeWithdrawsWhatIsStillQueued(t *testing.T) {
 
 	waiting, err := q.PurgeRun(t.Context(), "run-1")
 	require.NoError(t, err)
-	require.Equal(t, 1, waiting)
+	require.Equal(t, []string{"run-1"}, waiting)
 	d := next(t, takeTasks(t, q, queue.TasksConfig{}))
 	r, err := q.Result(t.Context(), d.Key())
 	require.NoError(t, err)
@@ -228,6 +228,6 @@ func TestPurgeWithdrawsWhatIsStillQueued(t *testing.T) {
 
 	waiting, err = q.PurgeRun(t.Context(), "run-1")
 	require.NoError(t, err)
-	require.Zero(t, waiting)
+	require.Empty(t, waiting)
 	require.Zero(t, stored(t, q, queue.StreamResults))
 }

@@ -17,31 +17,39 @@ import (
 //
 // Tasks that are still queued are withdrawn, not deleted: a consumer must not lose messages that it may have given
 // out. They get a Cancelled result, and whoever pulls them acknowledges them. Until that has happened their run keeps
-// its records, so that no task is worked on again; waiting counts these tasks. Call it again later when it is not 0.
-func (q *Queue) PurgeRun(ctx context.Context, runUIDs ...string) (waiting int, err error) {
+// its records, so that no task is worked on again; left lists these runs, and after an error those that may hold something
+// as well. Call it again later with them.
+func (q *Queue) PurgeRun(ctx context.Context, runUIDs ...string) (left []string, err error) {
 	if slices.Contains(runUIDs, "") {
-		return 0, errors.New("remove runs: a run has an empty uid")
+		return runUIDs, errors.New("remove runs: a run has an empty uid")
 	}
 	queued, err := q.queuedTasks(ctx, runUIDs)
 	if err != nil {
-		return 0, fmt.Errorf("remove runs: look for queued tasks: %w", err)
+		return runUIDs, fmt.Errorf("remove runs: look for queued tasks: %w", err)
 	}
-	done := slices.DeleteFunc(slices.Clone(runUIDs), func(uid string) bool { return len(queued[uid]) > 0 })
-	errs := []error{q.log.forget(ctx, done)}
-	for _, uid := range runUIDs {
+	var done []string
+	var errs []error
+	for _, uid := range runUIDs { // what still costs something comes first
 		if keys := queued[uid]; len(keys) > 0 {
-			waiting += len(keys)
+			left = append(left, uid)
 			errs = append(errs, q.withdraw(ctx, keys))
 			continue
 		}
+		done = append(done, uid)
+	}
+	if err := q.log.forget(ctx, done); err != nil {
+		return runUIDs, fmt.Errorf("remove runs: %w", errors.Join(append(errs, err)...))
+	}
+	for _, uid := range done {
 		if err := q.purge(ctx, uid); err != nil {
+			left = append(left, uid)
 			errs = append(errs, fmt.Errorf("run %s: %w", uid, err))
 		}
 	}
 	if err := errors.Join(errs...); err != nil {
-		return waiting, fmt.Errorf("remove runs: %w", err)
+		return left, fmt.Errorf("remove runs: %w", err)
 	}
-	return waiting, nil
+	return left, nil
 }
 
 // queuedTasks finds the tasks of some runs that are not acknowledged, by their run.

@@ -89,6 +89,7 @@ func New(c Config) (*Controller, error) {
 	err := errors.Join(
 		c.Cache.Runs.Index(byUID, uid), c.Cache.Runs.Index(byParent, parent),
 		c.Cache.Runs.OnChange(r.runChanged), c.Cache.Agents.OnChange(r.agentChanged),
+		c.Cache.Teams.OnChange(r.teamChanged), c.Cache.Namespaces.OnChange(r.namespaceChanged),
 	)
 	if err != nil {
 		return nil, fmt.Errorf("runs: %w", err)

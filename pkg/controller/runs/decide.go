@@ -74,17 +74,6 @@ func earliest(times ...time.Time) time.Time {
 	return first
 }
 
-// cancelled says whether somebody asked for the end of a run, and why.
-func cancelled(run *v1alpha1.ArkRun) (reason string, yes bool) {
-	if run.Annotations[v1alpha1.AnnotationCancel] != "true" {
-		return "", false
-	}
-	if reason = run.Annotations[v1alpha1.AnnotationCancelReason]; reason == "" {
-		reason = "the run was cancelled (annotation " + v1alpha1.AnnotationCancel + ")"
-	}
-	return reason, true
-}
-
 // hasSnapshot says whether a run can be compiled as it is: it is one of an agent, or holds what its team was.
 func hasSnapshot(s *v1alpha1.ArkRunSpec) bool {
 	return s.AgentRef != nil || len(s.Roles) > 0 || len(s.Pipeline) > 0 || s.Entry != "" || s.Routing != nil

@@ -3,6 +3,8 @@ package runs
 import (
 	"context"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -68,49 +70,22 @@ func (p *purger) run(ctx context.Context) {
 // purge removes what it can and returns how many runs are left.
 func (p *purger) purge(ctx context.Context) int {
 	p.mu.Lock()
-	uids := make([]string, 0, len(p.gone))
-	for uid := range p.gone {
-		uids = append(uids, uid)
-	}
+	uids := slices.Collect(maps.Keys(p.gone))
 	p.mu.Unlock()
-	left := 0
-	for _, uid := range p.waiting(ctx, uids) {
-		if uid != "" {
-			left++
-		}
-	}
-	return left
-}
-
-// waiting purges runs and returns those that have to be tried again.
-func (p *purger) waiting(ctx context.Context, uids []string) []string {
 	if len(uids) == 0 {
-		return nil
+		return 0
 	}
-	waiting, err := p.q.PurgeRun(ctx, uids...)
-	switch {
-	case err == nil && waiting == 0:
-		p.done(uids)
-		return nil
-	case ctx.Err() != nil:
-		return uids
-	case err != nil:
-		p.log.WarnContext(ctx, "records of removed runs are still there, it is tried again", "runs", len(uids), "error", err)
-		return uids
-	case len(uids) == 1:
-		return uids
+	left, err := p.q.PurgeRun(ctx, uids...)
+	if err != nil && ctx.Err() == nil {
+		p.log.WarnContext(ctx, "records of removed runs are still there, it is tried again", "runs", len(left), "error", err)
 	}
-	var left []string // tell those that wait from the others
-	for _, uid := range uids {
-		left = append(left, p.waiting(ctx, []string{uid})...)
-	}
-	return left
-}
-
-func (p *purger) done(uids []string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, uid := range uids {
 		delete(p.gone, uid)
 	}
+	for _, uid := range left {
+		p.gone[uid] = struct{}{}
+	}
+	return len(p.gone)
 }

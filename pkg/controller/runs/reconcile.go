@@ -178,9 +178,8 @@ func (c *Controller) drive(ctx context.Context, key controller.Key, d *drive, ru
 		return controller.Result{}, c.renew(ctx, key, d, run)
 	}
 	d.see(c.readiness(d, now))
-	if reason, yes := cancelled(run); yes && !d.cancelling {
-		d.cancelling, d.changed = true, true
-		d.live.Cancel(reason, now)
+	if err := c.cancel(ctx, d, run, now); err != nil {
+		return controller.Result{}, err
 	}
 	gone, err := d.failAbandoned(ctx, now)
 	if err != nil {

@@ -1,0 +1,175 @@
+package operator
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	v1alpha1 "arkonis.dev/ark/pkg/apis/v1alpha1"
+	"arkonis.dev/ark/pkg/llm/modelserver"
+)
+
+// Two agents that remember, and teams of them: one that they work for, one with an agent of its own, and one above.
+const talkers = `
+apiVersion: arkonis.dev/v1alpha1
+kind: ArkMemory
+metadata: {name: notes}
+spec: {backend: nats, nats: {}}
+---
+apiVersion: arkonis.dev/v1alpha1
+kind: ArkAgent
+metadata: {name: ant}
+spec: {model: gpt-test, systemPrompt: You are an ant., memoryRef: {name: notes}, limits: {maxTurns: 1000, maxDailyTokens: 100000000, maxTokensPerCall: 500}}
+---
+apiVersion: arkonis.dev/v1alpha1
+kind: ArkTeam
+metadata: {name: lent}
+spec:
+  inputs: [{name: prompt, required: true}]
+  limits: {maxDailyTokens: 100000000}
+  roles: [{name: a, arkAgent: ant}]
+  pipeline:
+  - {name: one, role: a, inputs: {prompt: "lent {{ .input.prompt }}."}}
+---
+apiVersion: arkonis.dev/v1alpha1
+kind: ArkTeam
+metadata: {name: own}
+spec:
+  inputs: [{name: prompt, required: true}]
+  roles: [{name: a, model: gpt-test, memoryRef: {name: notes}, limits: {maxTurns: 1000, maxTokensPerCall: 500}}]
+  pipeline:
+  - {name: one, role: a, inputs: {prompt: "own {{ .input.prompt }}."}}
+---
+apiVersion: arkonis.dev/v1alpha1
+kind: ArkTeam
+metadata: {name: above}
+spec:
+  inputs: [{name: prompt, required: true}]
+  roles: [{name: crew, arkTeam: lent}]
+  pipeline:
+  - {name: one, role: crew, inputs: {prompt: "below {{ .input.prompt }}"}}
+`
+
+// endless are a model that has something to remember for ever: each task makes one call after the other.
+func endless(c modelserver.Call) *modelserver.Reply {
+	return &modelserver.Reply{Delay: 100 * time.Millisecond, Tools: []modelserver.Use{{
+		ID: fmt.Sprintf("t-%d", c.N), Name: "remember", Arguments: fmt.Sprintf(`{"text":"note %d"}`, c.N),
+	}}}
+}
+
+// talk starts an operator, agents and runs of a team, all of which call the model over and over.
+func (w *world) talk(team string, runs int) *modelserver.Server {
+	w.t.Helper()
+	w.start()
+	w.apply(talkers)
+	models, err := modelserver.Start(w.t.Context(), modelserver.Config{Answer: endless})
+	require.NoError(w.t, err)
+	w.t.Cleanup(func() { _ = models.Close() })
+	until(w, w.clients.Teams(w.namespace), "own", "a status", func(t *v1alpha1.ArkTeam) bool { return t.Status.ObservedGeneration > 0 })
+	for _, agent := range []string{"ant", "own-a"} {
+		w.pod(agent, agent+"-0", "OPENAI_BASE_URL="+models.URL(), "OPENAI_API_KEY=k")
+	}
+	for i := range runs {
+		w.runOf(fmt.Sprintf("%s-%d", team, i), team, map[string]any{"prompt": strings.Repeat("long ", 10_000*(i%2)) + fmt.Sprint(i)})
+	}
+	require.Eventually(w.t, func() bool { // every run has made some calls
+		calls := map[string]int{}
+		for _, c := range models.Calls() {
+			calls[c.Request.Prompt()]++
+		}
+		for _, n := range calls {
+			if n < 3 {
+				return false
+			}
+		}
+		return len(calls) == runs
+	}, patience, 50*time.Millisecond)
+	return models
+}
+
+// quiet says that no call of the model began later than 2 s after something was deleted.
+func (w *world) quiet(models *modelserver.Server, deleted time.Time) {
+	w.t.Helper()
+	last := time.Duration(0)
+	for _, c := range models.Calls() {
+		last = max(last, c.In.Sub(deleted))
+	}
+	w.t.Logf("the last call began %s after the deletion", last.Round(time.Millisecond))
+	require.LessOrEqual(w.t, last, 2*time.Second)
+}
+
+// Where a team is deleted, its runs go, and with them what they cost; the agents that it borrowed stay.
+func TestADeletedTeamCostsNothing(t *testing.T) {
+	t.Parallel()
+	for _, team := range []string{"lent", "own"} {
+		t.Run(team, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			models := w.talk(team, 4)
+			deleted := time.Now()
+			require.NoError(t, w.clients.Teams(w.namespace).Delete(t.Context(), team, metav1.DeleteOptions{}))
+			w.kubectl("wait", "--for=delete", "arkrun", "--all", "--timeout=60s")
+			t.Logf("the runs were gone after %s", time.Since(deleted))
+			w.emptied()
+			w.quiet(models, deleted)
+		})
+	}
+}
+
+// A team that somebody's finalizer holds is as good as gone: its runs end, and so does the run whose step one of them is.
+func TestATeamThatIsBeingDeletedCostsNothing(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	models := w.talk("above", 1)
+	w.runOf("own", "lent", map[string]any{"prompt": "by itself"})
+	_, err := models.WaitIn(t.Context(), len(models.Calls())+5)
+	require.NoError(t, err)
+	w.kubectl("patch", "arkteam", "lent", "--type=merge", "-p", `{"metadata":{"finalizers":["example.org/mine"]}}`)
+	deleted := time.Now()
+	require.NoError(t, w.clients.Teams(w.namespace).Delete(t.Context(), "lent", metav1.DeleteOptions{}))
+	w.kubectl("wait", "--for=delete", "arkrun", "own", "--timeout=60s")
+	r := w.ended("above-0")
+	require.Equal(t, v1alpha1.RunFailed, r.Status.Phase)
+	require.Contains(t, r.Status.Message, "the ArkTeam lent was removed")
+	w.quiet(models, deleted)
+	w.kubectl("patch", "arkteam", "lent", "--type=merge", "-p", `{"metadata":{"finalizers":null}}`)
+	w.kubectl("wait", "--for=delete", "arkteam", "lent", "--timeout=60s")
+}
+
+// emptied waits until the operator's store holds nothing of runs.
+func (w *world) emptied() {
+	w.t.Helper()
+	began := time.Now()
+	for {
+		w.operator.stop()
+		held := w.held()
+		if len(held) == 0 {
+			break
+		}
+		require.Less(w.t, time.Since(began), patience, "the store holds %v", held)
+		w.start()
+	}
+}
+
+// Where a namespace is deleted, nothing in it costs anything any more, and it goes.
+func TestADeletedNamespaceCostsNothing(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	models := w.talk("own", 2)
+	namespaces := w.clients.Core.CoreV1().Namespaces()
+	deleted := time.Now()
+	require.NoError(t, namespaces.Delete(t.Context(), w.namespace, metav1.DeleteOptions{}))
+	require.EventuallyWithT(t, func(c *assert.CollectT) {
+		_, err := namespaces.Get(t.Context(), w.namespace, metav1.GetOptions{})
+		require.True(c, apierrors.IsNotFound(err), "%v", err)
+	}, patience, 200*time.Millisecond)
+	t.Logf("the namespace was gone after %s", time.Since(deleted))
+	w.emptied()
+	w.quiet(models, deleted)
+}

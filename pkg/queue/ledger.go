@@ -71,6 +71,16 @@ func (q *Queue) Known(ctx context.Context, subject string) ([]Stored, error) {
 	return all, nil
 }
 
+// Heads returns the sequence of the last write to each of some subjects, 0 where there is none. It costs one look at the
+// log, however many they are.
+func (q *Queue) Heads(ctx context.Context, subjects []string) ([]uint64, error) {
+	heads, err := q.log.heads(ctx, subjects)
+	if err != nil {
+		return nil, fmt.Errorf("look at the ledger: %w", err)
+	}
+	return heads, nil
+}
+
 // look is how the writes to a subject are looked for.
 type look int
 
@@ -146,6 +156,25 @@ func (l *ledger) refs(ctx context.Context, subject string, how look, anew bool) 
 		refs = refs[len(refs)-1:]
 	}
 	return slices.Clone(refs), nil
+}
+
+func (l *ledger) heads(ctx context.Context, subjects []string) ([]uint64, error) {
+	ctx, cancel := l.q.bounded(ctx)
+	defer cancel()
+	unlock, err := l.lock(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	l.doubt = true // also of the store: it may be another one
+	if err := l.resume(ctx); err != nil {
+		return nil, err
+	}
+	heads := make([]uint64, len(subjects))
+	for i, subject := range subjects {
+		heads[i] = l.index.head(subject)
+	}
+	return heads, nil
 }
 
 var errGone = errors.New("the record was removed meanwhile")

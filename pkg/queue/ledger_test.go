@@ -48,6 +48,18 @@ func bodies(t testing.TB, q *queue.Queue, subject string) []string {
 	return got
 }
 
+// Heads sees what another process has written, and what it has not.
+func TestHeads(t *testing.T) {
+	t.Parallel()
+	server, cfg := startServer(t, ""), queue.Config{Storage: jetstream.MemoryStorage}
+	writer, reader := open(t, server, cfg), open(t, server, cfg)
+	seqs, err := writer.Batch(t.Context(), write(call, "intent", nil), write(state, "100", nil), write(call, "answer", nil))
+	require.NoError(t, err)
+	heads, err := reader.Heads(t.Context(), []string{call, state, daily})
+	require.NoError(t, err)
+	require.Equal(t, []uint64{seqs[2], seqs[1], 0}, heads)
+}
+
 func TestBatchStoresAllOrNothing(t *testing.T) {
 	t.Parallel()
 	q := inMemory(t)

@@ -23,7 +23,7 @@ func (s *Service) Account(ctx context.Context, key queue.Key) (task.Usage, error
 	a := &accounting{}
 	err := s.Ready(ctx)
 	if err == nil {
-		err = s.book.callsEnded(ctx, key, min(s.cfg.SettleAfter, accountPatience))
+		err = s.book.callsEnded(ctx, key, s.patience)
 	}
 	if err == nil {
 		err = s.book.do(ctx, key, a)

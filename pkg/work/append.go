@@ -20,11 +20,13 @@ type pending struct {
 	id      string
 	entries []Entry  // as they are sent
 	texts   [][]byte // as the caller gave them, to recognise them
+	givenUp bool     // the service was told, and may have heard it
 }
 
 // Append stores entries at the end of the journal and moves the budgets that they are about, all in one atomic batch. At
 // most one of the entries is an Intent. When it returns nil, everything is stored. When it returns an error that says
-// why, nothing is:
+// why, nothing is, or only entries before the Intent are, because the calls that they end were not to hold others up
+// while it waited:
 //
 //   - *BudgetError: the reservation does not fit, no call may be made
 //   - ErrFenced: another process has the task
@@ -34,9 +36,9 @@ type pending struct {
 //
 // A reservation that only other calls' open reservations stand in the way of waits until it fits or the context ends.
 //
-// After ErrUnavailable and after the context's error the entries may be stored. Append them again, or others: what is
-// stored already is not stored twice, and a reservation that was made meanwhile for an Intent that is not appended
-// again is given back.
+// After ErrUnavailable and after the context's error the entries may be stored. Whatever was returned, append them again,
+// or others: what is stored already is not stored twice, and a reservation that was made meanwhile for an Intent that is
+// not appended again is given back.
 func (s *Session) Append(ctx context.Context, entries ...Entry) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -51,7 +53,7 @@ func (s *Session) append(ctx context.Context, entries []Entry) error {
 	if err != nil {
 		return err
 	}
-	if s.pending != nil && !equal(s.pending.texts, texts) {
+	if s.pending != nil && (s.pending.givenUp || !equal(s.pending.texts, texts)) {
 		if entries, texts, err = s.settlePending(ctx, entries, texts); err != nil {
 			return err
 		}
@@ -110,11 +112,6 @@ func (s *Session) sendPending(ctx context.Context) error {
 			return s.notAppended(ctx, err)
 		case reply.Waiting:
 			continue
-		case reply.Conflict:
-			// One that was given up was stored all the same, by a service that had not heard of it.
-			s.appends = p.n
-			s.pending = &pending{n: p.n + 1, id: nuid.Next(), entries: p.entries, texts: p.texts}
-			continue
 		}
 		s.appends, s.pending = p.n, nil
 		return nil
@@ -125,7 +122,11 @@ func (s *Session) sendPending(ctx context.Context) error {
 // must not be granted when its caller has gone.
 func (s *Session) notAppended(ctx context.Context, err error) error {
 	if ctx.Err() == nil {
-		if !errors.Is(err, ErrUnavailable) {
+		part, stored := errors.AsType[*partError](err)
+		switch {
+		case stored:
+			return part.error
+		case !errors.Is(err, ErrUnavailable):
 			s.pending = nil
 		}
 		return err
@@ -133,7 +134,7 @@ func (s *Session) notAppended(ctx context.Context, err error) error {
 	quick, cancel := context.WithTimeout(context.WithoutCancel(ctx), giveUpTimeout)
 	defer cancel()
 	if have, withdrawErr := s.withdraw(quick); withdrawErr == nil && have == 0 {
-		s.pending = nil
+		s.appends, s.pending = s.pending.n, nil
 	}
 	return err
 }
@@ -141,6 +142,7 @@ func (s *Session) notAppended(ctx context.Context, err error) error {
 // withdraw gives the pending append up and returns how many of its entries are stored.
 func (s *Session) withdraw(ctx context.Context) (have int, err error) {
 	var reply withdrawReply
+	s.pending.givenUp = true
 	err = s.ask(ctx, verbWithdraw, withdrawRequest{s.holder, s.pending.n, s.pending.id}, &reply, 0)
 	return min(reply.Have, len(s.pending.entries)), err
 }
@@ -153,11 +155,10 @@ func (s *Session) settlePending(ctx context.Context, entries []Entry, texts [][]
 		return nil, nil, err
 	}
 	p := s.pending
-	s.pending = nil
+	s.appends, s.pending = p.n, nil
 	if have == 0 {
 		return entries, texts, nil
 	}
-	s.appends = p.n
 	stored := common(p.texts[:have], texts)
 	left := make([]Entry, 0, len(entries)+1)
 	for _, e := range p.entries[stored:have] {

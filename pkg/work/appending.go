@@ -17,6 +17,7 @@ type appending struct {
 	// checked says that the budgets are known to be as the stream has them: no refusal without.
 	checked  bool
 	waitsFor []scopeKey // the budgets that stood in the way
+	have     int        // how many of the entries were stored when it was decided last
 }
 
 func (a *appending) decide(t *turn, o *op) step {
@@ -32,6 +33,7 @@ func (a *appending) decide(t *turn, o *op) step {
 	if verdict == stepUnloaded {
 		return stepUnloaded
 	}
+	a.have = have
 	if err != nil || have == len(a.req.Entries) {
 		o.outcome = err
 		return stepEnded
@@ -51,14 +53,12 @@ func (a *appending) place(j *journal, o *op) (have int, verdict step, err error)
 		return 0, stepEnded, ErrGone
 	case a.req.Epoch != j.epoch:
 		return 0, stepEnded, ErrFenced
-	case a.req.ID == j.withdrawn:
+	case a.req.N == j.appended && a.req.ID == j.appendID && j.withdrawn:
 		return 0, stepEnded, errWithdrawn
 	case a.req.N == j.appended && a.req.ID == j.appendID && !j.more:
 		return len(a.req.Entries), stepEnded, nil
 	case a.req.N == j.appended && a.req.ID == j.appendID:
 		return min(j.have, len(a.req.Entries)), stepEnded, nil
-	case a.req.N == j.appended:
-		return 0, stepEnded, errConflict
 	case a.req.N != j.appended+1:
 		return 0, stepEnded, fmt.Errorf("%w: append %d after %d", ErrGone, a.req.N, j.appended)
 	default:
@@ -234,7 +234,8 @@ func keysOf(scopes []*scope) []scopeKey {
 	return keys
 }
 
-// withdrawing decides that an append is given up.
+// withdrawing decides that an append is given up. That is stored, unless all of the append is: a service that has the
+// append in its line and has not heard of this finds it there.
 type withdrawing struct {
 	req  withdrawRequest
 	have int
@@ -245,17 +246,26 @@ func (w *withdrawing) decide(t *turn, o *op) step {
 	switch {
 	case j == nil:
 		return stepUnloaded
-	case w.req.Epoch > j.epoch && !o.reloaded:
+	case !o.reloaded && (w.req.Epoch > j.epoch || w.req.Epoch == j.epoch && w.req.N > j.appended+1):
 		o.reload, o.reloaded = true, true
 		return stepUnloaded
 	case w.req.Epoch != j.epoch:
 		o.outcome = ErrFenced
 		return stepEnded
 	}
-	if w.req.N == j.appended {
+	begun := w.req.N == j.appended && w.req.ID == j.appendID
+	switch {
+	case begun:
 		w.have = j.have
+	case w.req.N == j.appended+1:
+		w.have = 0
+	default:
+		o.outcome = fmt.Errorf("%w: append %d is given up after %d", ErrGone, w.req.N, j.appended)
+		return stepEnded
 	}
-	j.withdrawn = w.req.ID
-	t.requeue(o.key)
+	if !begun || j.more {
+		t.write(j, &record{Epoch: j.epoch, N: w.req.N, ID: w.req.ID, Withdraw: true})
+		t.requeue(o.key)
+	}
 	return stepEnded
 }

@@ -42,10 +42,14 @@ type book struct {
 	wake chan struct{} // there is something to decide
 	// loaded is called with every budget that was read, without the lock.
 	loaded func(*scope)
+	// left is called with every task whose journal was dropped while calls of it were open, and the budgets in which
+	// they have reserved.
+	left func(queue.Key, []scopeKey)
 
 	flight singleflight.Group
 
 	mu       sync.Mutex
+	reading  map[queue.Key]*reading // journals that are on their way into memory
 	journals map[queue.Key]*journal
 	scopes   map[scopeKey]*scope
 	queued   []*op
@@ -56,8 +60,52 @@ type book struct {
 
 func newBook(q *queue.Queue, now func() time.Time, log *slog.Logger) *book {
 	return &book{
-		q: q, now: now, log: log, wake: make(chan struct{}, 1), loaded: func(*scope) {},
-		journals: map[queue.Key]*journal{}, scopes: map[scopeKey]*scope{}, blocked: map[scopeKey]int{},
+		q: q, now: now, log: log, wake: make(chan struct{}, 1), loaded: func(*scope) {}, left: func(queue.Key, []scopeKey) {},
+		reading: map[queue.Key]*reading{}, journals: map[queue.Key]*journal{}, scopes: map[scopeKey]*scope{}, blocked: map[scopeKey]int{},
+	}
+}
+
+// reading is what happens to a task while its journal is read, by some at once.
+type reading struct {
+	count int
+	done  bool // the task got its result: who looked for it before found none
+	drops int  // how often a journal was dropped that may be newer than what is read
+}
+
+// arrival is a journal that is being read.
+type arrival struct {
+	key   queue.Key
+	of    *reading
+	drops int // of it, when the reading began
+}
+
+// expect is called before a journal is read, and arrived afterwards, when it is in memory.
+func (b *book) expect(key queue.Key) arrival {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	r := b.reading[key]
+	if r == nil {
+		r = &reading{}
+		b.reading[key] = r
+	}
+	r.count++
+	return arrival{key, r, r.drops}
+}
+
+func (b *book) arrived(a arrival) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if a.of.count--; a.of.count == 0 {
+		delete(b.reading, a.key)
+	}
+}
+
+// dropJournal forgets a journal. Whoever waits for its calls has to look again. It is called with the lock held.
+func (b *book) dropJournal(j *journal) {
+	delete(b.journals, j.key)
+	j.tell()
+	if r := b.reading[j.key]; r != nil {
+		r.drops++
 	}
 }
 
@@ -195,8 +243,12 @@ func (b *book) tidy(now time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for key, j := range b.journals {
-		if now.Sub(j.used) > journalIdle {
-			delete(b.journals, key)
+		if now.Sub(j.used) <= journalIdle {
+			continue
+		}
+		b.dropJournal(j)
+		if budgets := j.reservedIn(); len(budgets) > 0 {
+			b.left(key, budgets)
 		}
 	}
 	for key, s := range b.scopes {
@@ -228,17 +280,31 @@ func (b *book) journal(ctx context.Context, key queue.Key, fresh bool) (*journal
 			return j, nil
 		}
 	}
-	v, err, _ := b.flight.Do(queue.CallSubject(key), func() (any, error) {
-		j, _, err := b.read(ctx, key, nil)
-		if err != nil {
-			return nil, err
-		}
-		return b.install(j), nil
-	})
+	subject := queue.CallSubject(key)
+	if fresh {
+		b.flight.Forget(subject) // who began to read before may see what was there before
+	}
+	v, err, _ := b.flight.Do(subject, func() (any, error) { return b.fetch(ctx, key) })
 	if err != nil {
 		return nil, err
 	}
 	return v.(*journal), nil //nolint:forcetypeassert // made above
+}
+
+// fetch reads a journal into memory.
+func (b *book) fetch(ctx context.Context, key queue.Key) (*journal, error) {
+	for range opTries {
+		a := b.expect(key)
+		j, _, err := b.read(ctx, key, nil)
+		if err == nil {
+			j = b.install(j, a)
+		}
+		b.arrived(a)
+		if err != nil || j != nil {
+			return j, err
+		}
+	}
+	return nil, fmt.Errorf("%w: the journal of %s changes all the time", ErrUnavailable, key)
 }
 
 // read reads a journal and what else is known of its task; the task itself may be known.
@@ -301,13 +367,19 @@ func (b *book) hasResult(ctx context.Context, key queue.Key) (bool, error) {
 	return err == nil, err
 }
 
-// install puts a journal that was read into memory, unless what is there is as new or newer. It returns the one that
-// is in memory. Ops of the task that wait are decided again when there is news for them.
-func (b *book) install(j *journal) *journal {
+// install puts a journal that was read into memory, unless what is there is as new or newer: one that is just being
+// written is, whatever was read beside that. It returns the one that is in memory; nil when there is nothing to compare
+// with, because one was dropped meanwhile: what was read may be older than that. Ops of the task that wait are decided
+// again when there is news for them.
+func (b *book) install(j *journal, a arrival) *journal {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	j.done = j.done || a.of.done
 	old := b.journals[j.key]
-	if old != nil && old.seq >= j.seq && (j.seq > 0 || old.seq == 0 && old.epoch == 0) {
+	if old == nil && a.drops != a.of.drops {
+		return nil
+	}
+	if old != nil && (old.writing || old.seq >= j.seq && (j.seq > 0 || old.seq == 0 && old.epoch == 0)) {
 		if j.done && !old.done {
 			old.done = true
 			b.requeueWaiting(j.key)
@@ -317,9 +389,6 @@ func (b *book) install(j *journal) *journal {
 		}
 		old.used = time.Now()
 		return old
-	}
-	if old != nil && old.epoch == j.epoch {
-		j.withdrawn = old.withdrawn
 	}
 	if old != nil {
 		old.tell()
@@ -381,28 +450,4 @@ func (b *book) readScope(ctx context.Context, key scopeKey) (*scope, error) {
 	}
 	s.state, s.seq = stored.State, last.Seq
 	return s, nil
-}
-
-// refresh reads a journal and budgets again and forgets what another service has changed meanwhile.
-func (b *book) refresh(ctx context.Context, key queue.Key, budgets []scopeKey) error {
-	if _, err := b.journal(ctx, key, true); err != nil {
-		return err
-	}
-	return b.refreshScopes(ctx, budgets)
-}
-
-func (b *book) refreshScopes(ctx context.Context, keys []scopeKey) error {
-	for _, key := range keys {
-		s, err := b.readScope(ctx, key)
-		if err != nil {
-			return err
-		}
-		b.mu.Lock()
-		if old := b.scopes[key]; old != nil && old.seq < s.seq {
-			delete(b.scopes, key)
-			b.passWaiting(key)
-		}
-		b.mu.Unlock()
-	}
-	return nil
 }

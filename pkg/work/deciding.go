@@ -31,11 +31,12 @@ func (r releasing) decide(t *turn, o *op) step {
 }
 
 // settling decides that calls of a task that nobody works on any more are charged in full: those that its journal says
-// are open, and reservations in budgets that no journal knows of.
+// are open, and reservations in budgets that no journal knows of, such as those of a run that was removed meanwhile.
 type settling struct {
-	epoch  int // 0 for any
+	epoch  int // of the journal when nobody did
 	strays []scopeKey
 	count  int
+	moved  bool // the journal is in another epoch: somebody took the task over, or the journal was removed
 }
 
 func (s *settling) decide(t *turn, o *op) step {
@@ -43,11 +44,8 @@ func (s *settling) decide(t *turn, o *op) step {
 	if j == nil {
 		return stepUnloaded
 	}
-	switch {
-	case j.key.RunUID != ProbeRun && j.task != nil && !j.done:
-		return stepEnded // it came back
-	case s.epoch != 0 && s.epoch != j.epoch:
-		return stepEnded // another one has settled it
+	if s.moved = s.epoch != j.epoch; s.moved {
+		return stepEnded
 	}
 	entries := j.unknown()
 	ends, ok := j.endsOf(t, o, entries)

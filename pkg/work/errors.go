@@ -78,8 +78,15 @@ func refusef(format string, args ...any) error {
 	return &RefusedError{Message: fmt.Sprintf(format, args...)}
 }
 
-// failure is an error as it travels. One field is set.
+// partError says of an append that was refused that some of its entries are stored all the same: what its calls had used
+// was not to wait for the reservation.
+type partError struct{ error }
+
+func (e *partError) Unwrap() error { return e.error }
+
+// failure is an error as it travels. One field is set, and perhaps Part beside it.
 type failure struct {
+	Part    bool         `json:"part,omitempty"` // it is a partError
 	Kind    string       `json:"kind,omitempty"` // of a sentinel
 	Message string       `json:"message,omitempty"`
 	Budget  *BudgetError `json:"budget,omitempty"`
@@ -109,17 +116,18 @@ var (
 	errLapsed = fmt.Errorf("%w: it had given the append up", errAskAgain)
 )
 
-var (
-	// errConflict means that another append has the number of this one.
-	errConflict = errors.New("another append has this number")
-	// errCheck asks to read the budgets again before a reservation is refused.
-	errCheck = errors.New("check the budgets")
-)
+// errCheck asks to read the budgets again before a reservation is refused.
+var errCheck = errors.New("check the budgets")
 
 // errWithdrawn is the end of an append that its caller has given up.
 var errWithdrawn = errors.New("the append was withdrawn")
 
 func newFailure(err error) *failure {
+	if part, ok := errors.AsType[*partError](err); ok {
+		f := newFailure(part.error)
+		f.Part = true
+		return f
+	}
 	var budget *BudgetError
 	var refused *RefusedError
 	var failed *task.Error
@@ -145,6 +153,10 @@ func (f *failure) err() error {
 	switch {
 	case f == nil:
 		return nil
+	case f.Part:
+		whole := *f
+		whole.Part = false
+		return &partError{whole.err()}
 	case f.Budget != nil:
 		return f.Budget
 	case f.Task != nil:

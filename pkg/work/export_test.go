@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+
+	"arkonis.dev/ark/pkg/queue"
 )
 
 // NewImpatientClient sends requests again when no answer came within a time.
@@ -42,3 +44,33 @@ func Journals(s *Service) int {
 	defer s.book.mu.Unlock()
 	return len(s.book.journals)
 }
+
+// Knows says whether a service knows, of a task whose journal it has in memory or is reading, that it has a result. One that
+// it has forgotten at its result counts.
+func Knows(s *Service, key queue.Key) bool {
+	s.book.mu.Lock()
+	defer s.book.mu.Unlock()
+	if r := s.book.reading[key]; r != nil && (r.done || r.drops > 0) {
+		return true
+	}
+	j := s.book.journals[key]
+	return j != nil && j.done
+}
+
+// Tidy has a service drop what was not used for a while, as it would after so long a time.
+func Tidy(s *Service, after time.Duration) { s.book.tidy(time.Now().Add(after)) }
+
+// Through is a session in the same hands that asks through another client.
+func (s *Session) Through(c *Client) *Session {
+	return &Session{client: c, namespace: s.namespace, agent: s.agent, holder: s.holder, task: s.task, appends: s.appends}
+}
+
+// Reads says whether a service is reading the journal of a task.
+func Reads(s *Service, key queue.Key) bool {
+	s.book.mu.Lock()
+	defer s.book.mu.Unlock()
+	return s.book.reading[key] != nil
+}
+
+// SetPatience sets how long Account waits for calls that are under way.
+func SetPatience(s *Service, d time.Duration) { s.patience = d }

@@ -60,7 +60,7 @@ func (s *Service) doTakeOver(ctx context.Context, c caller, r takeOverRequest, u
 	if r.ID == "" {
 		return nil, refusef("a take-over without an id")
 	}
-	t, stored, err := s.found(ctx, c, r)
+	t, stored, err := s.foundInTurn(ctx, c, r, until)
 	if err != nil {
 		return nil, err
 	}
@@ -87,11 +87,27 @@ func (s *Service) doTakeOver(ctx context.Context, c caller, r takeOverRequest, u
 	return &takeOverReply{Task: t, TakenAt: a.takenAt, TakeOvers: a.takeOvers, Epoch: a.epoch, page: p}, nil
 }
 
+// foundInTurn is found when it is its turn, unless the client has given the take-over up by then.
+func (s *Service) foundInTurn(ctx context.Context, c caller, r takeOverRequest, until *atomic.Int64) (*task.Task, []queue.Stored, error) {
+	select {
+	case s.taking <- struct{}{}:
+		defer func() { <-s.taking }()
+	case <-ctx.Done():
+		return nil, nil, errStopping
+	}
+	if time.Now().UnixNano() > until.Load() {
+		return nil, nil, errLate
+	}
+	return s.found(ctx, c, r)
+}
+
 // found reads what a take-over is decided on, in one round trip: the task as the queue holds it, what this process knows
 // of its journal, and whether it has a result. A journal that another service has written to since is found to be old
 // when the take-over is written.
 func (s *Service) found(ctx context.Context, c caller, r takeOverRequest) (*task.Task, []queue.Stored, error) {
 	asked := c.key(holder{Run: r.Run, Task: r.Task})
+	arrival := s.book.expect(asked)
+	defer func() { s.book.arrived(arrival) }()
 	var done bool
 	var stored []queue.Stored
 	var g errgroup.Group
@@ -117,6 +133,8 @@ func (s *Service) found(ctx context.Context, c caller, r takeOverRequest) (*task
 	}
 	var j *journal
 	if key := queue.KeyOf(t); key != asked {
+		s.book.arrived(arrival)
+		arrival = s.book.expect(key)
 		j, stored, err = s.book.read(ctx, key, t)
 	} else if unread != nil {
 		err = unavailable(unread)
@@ -126,7 +144,7 @@ func (s *Service) found(ctx context.Context, c caller, r takeOverRequest) (*task
 	if err != nil {
 		return nil, nil, err
 	}
-	s.book.install(j)
+	s.book.install(j, arrival) // if it is too old for that, it is read again when the take-over is decided
 	return t, stored, nil
 }
 
@@ -233,8 +251,8 @@ func (s *Service) appendFor(ctx context.Context, gone <-chan struct{}, c caller,
 	defer timer.Stop()
 	select {
 	case <-run.decided:
-		if errors.Is(run.err, errConflict) {
-			return &appendReply{Conflict: true}, nil
+		if run.err != nil && run.action.have > 0 {
+			return nil, &partError{run.err}
 		}
 		return &appendReply{}, run.err
 	case <-timer.C:
@@ -256,9 +274,7 @@ func (s *Service) join(ctx context.Context, id appendKey, r appendRequest) *runn
 	}
 	s.mu.Unlock()
 	if again {
-		budgets := s.book.renew(run.action, r)
-		// Another service may have settled what it waits for, or have stored it: this is the time to look.
-		s.group.Go(func() { s.lookAgain(ctx, id.key, budgets) })
+		s.book.renew(run.action, r)
 		return run
 	}
 	s.group.Go(func() {

@@ -14,8 +14,8 @@ import (
 	"arkonis.dev/ark/pkg/task"
 )
 
-// record is one message of a journal. It is a take-over, a release, a settlement, a delegation or
-// an append.
+// record is one message of a journal. It is a take-over, a release, a settlement, a delegation, an append, or the end of
+// an append that was given up.
 type record struct {
 	Version  int         `json:"v"`
 	Epoch    int         `json:"epoch"`
@@ -25,11 +25,12 @@ type record struct {
 	Settled  bool        `json:"settled,omitempty"` // by the service: calls of a task that nobody works on any more
 	Delegate *delegation `json:"delegate,omitempty"`
 
-	// Of an append: its number in the epoch, its id, and whether more of its entries follow in another record, after
-	// its reservation was granted.
-	N    int    `json:"n,omitempty"`
-	ID   string `json:"id,omitempty"`
-	More bool   `json:"more,omitempty"`
+	// Of an append: its number in the epoch, its id, whether more of its entries follow in another record, after its
+	// reservation was granted, and whether its caller has given it up: nothing follows then.
+	N        int    `json:"n,omitempty"`
+	ID       string `json:"id,omitempty"`
+	More     bool   `json:"more,omitempty"`
+	Withdraw bool   `json:"withdraw,omitempty"`
 
 	Entries []Entry  `json:"entries,omitempty"`
 	Notes   []string `json:"notes,omitempty"` // of the service itself
@@ -77,10 +78,11 @@ type journal struct {
 	crashes   int // take-overs of a task that nobody had released
 	released  bool
 
-	appended int    // number of the last append of the epoch
-	appendID string // its id
-	have     int    // how many of its entries are stored
-	more     bool   // not all of them
+	appended  int    // number of the last append of the epoch
+	appendID  string // its id
+	have      int    // how many of its entries are stored
+	more      bool   // not all of them
+	withdrawn bool   // and no more will be: its caller has given it up
 
 	lastCall int
 	open     map[int]reservation
@@ -89,13 +91,12 @@ type journal struct {
 	children map[string]*delegation // by call
 	byID     map[string]*delegation // by task id
 
-	// Known to this process only: the append that its caller gave up, whether a turn has changed the journal and is not
-	// stored yet, when it was last used, and what is closed when no call is open any more or the journal has to be read
-	// again; nil when nobody waits for that.
-	withdrawn string
-	writing   bool
-	used      time.Time
-	closed    chan struct{}
+	// Known to this process only: whether a turn has changed the journal and is not stored yet, when it was last used,
+	// and what is closed when no call is open any more or the journal has to be read again; nil when nobody waits for
+	// that.
+	writing bool
+	used    time.Time
+	closed  chan struct{}
 }
 
 func newJournal(key queue.Key) *journal {
@@ -138,7 +139,7 @@ func (j *journal) applyTakeOver(r *record) {
 		j.crashes++
 	}
 	j.epoch, j.taker, j.released = r.Epoch, r.TakeOver.ID, false
-	j.appended, j.appendID, j.have, j.more = 0, "", 0, false
+	j.appended, j.appendID, j.have, j.more, j.withdrawn = 0, "", 0, false, false
 	if r.TakeOver.Refused {
 		j.taker = ""
 		return
@@ -157,7 +158,7 @@ func (j *journal) applyAppend(r *record) {
 	if r.N != j.appended {
 		j.have = 0
 	}
-	j.appended, j.appendID, j.more = r.N, r.ID, r.More
+	j.appended, j.appendID, j.more, j.withdrawn = r.N, r.ID, r.More, r.Withdraw
 	j.have += len(r.Entries)
 }
 
@@ -263,19 +264,33 @@ func ledgerHolder(k queue.Key, call int) string {
 }
 
 // holderKey is the reverse of ledgerHolder.
-func holderKey(namespace, holder string) (queue.Key, bool) {
+func holderKey(namespace, holder string) (k queue.Key, call int, ok bool) {
 	parts := strings.Split(holder, ".")
 	if len(parts) != 4 {
-		return queue.Key{}, false
+		return queue.Key{}, 0, false
 	}
-	k := queue.Key{Namespace: namespace}
+	k.Namespace = namespace
 	var err error
 	for i, to := range []*string{&k.Agent, &k.RunUID, &k.TaskID} {
 		if *to, err = queue.Untoken(parts[i]); err != nil {
-			return queue.Key{}, false
+			return queue.Key{}, 0, false
 		}
 	}
-	return k, true
+	call, err = strconv.Atoi(parts[3])
+	return k, call, err == nil
+}
+
+// reservedIn are the budgets in which open calls have reserved.
+func (j *journal) reservedIn() []scopeKey {
+	var keys []scopeKey
+	for _, r := range j.open {
+		for _, b := range r.budgets {
+			if key := (scopeKey{j.key.Namespace, b.Scope}); !slices.Contains(keys, key) {
+				keys = append(keys, key)
+			}
+		}
+	}
+	return keys
 }
 
 // Budget is the stored state of a budget: the body of a message on queue.BudgetSubject.
@@ -306,6 +321,8 @@ type scope struct {
 	state *ledger.State
 	seq   uint64 // of the stored state, 0 for none
 	used  time.Time
+	// writing says that a turn has changed the state and is not stored yet.
+	writing bool
 }
 
 func limitOf(b task.Budget) ledger.Limit {

@@ -106,37 +106,43 @@ func (s *Service) followResults(ctx context.Context) {
 // ended notes that a task has a result: no call is reserved any more, what waits is sent away, and calls that do not
 // tell what they used are charged in full after a while.
 func (s *Service) ended(ctx context.Context, key queue.Key) {
-	if s.book.end(key) {
-		s.settleLater(ctx, key, nil)
-	}
+	s.keepStrays(key, s.book.end(key))
+	s.settleStrays(ctx, key)
+}
+
+// settleStrays charges after a while what a task has reserved, as far as it is known to be its, unless somebody works on it
+// then.
+func (s *Service) settleStrays(ctx context.Context, key queue.Key) {
 	s.mu.Lock()
-	strays := s.strays[key]
+	budgets := slices.Collect(maps.Keys(s.strays[key]))
 	delete(s.strays, key)
 	s.mu.Unlock()
-	if len(strays) > 0 {
-		s.settleLater(ctx, key, slices.Collect(maps.Keys(strays)))
+	if len(budgets) > 0 {
+		s.settleLater(ctx, key, budgets)
 	}
 }
 
-// end marks a journal that is in memory; without open calls it is dropped. open says that it has some. One that is just
-// being written stays: whoever reads it meanwhile reads it as it was before, and would have nothing to compare that with.
-func (b *book) end(key queue.Key) (open bool) {
+// end marks a journal that is in memory; without open calls it is dropped. It returns the budgets in which open calls
+// have reserved. A journal that is just being written stays until that has ended.
+func (b *book) end(key queue.Key) (reserved []scopeKey) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if r := b.reading[key]; r != nil {
+		r.done = true
+	}
 	j := b.journals[key]
 	if j == nil || j.done {
-		return false
+		return nil
 	}
 	j.done = true
 	waits := b.requeueWaiting(key)
 	if len(j.open) > 0 {
-		return true
+		return j.reservedIn()
 	}
 	if !waits && !j.writing {
-		// What is on its way finds it in the stream.
-		delete(b.journals, key)
+		b.dropJournal(j) // what is on its way finds it in the stream
 	}
-	return false
+	return nil
 }
 
 // againAction has the waiting ops of a task decided again, and those behind them.
@@ -148,7 +154,8 @@ func (againAction) decide(t *turn, o *op) step {
 	return stepEnded
 }
 
-// settleLater charges the open calls of a task that has ended. A task that only left the queue may come back meanwhile.
+// settleLater charges the open calls of a task that has ended, which have reserved in some budgets. A task that only left
+// the queue may come back meanwhile, and the journal of one whose run is removed may go.
 func (s *Service) settleLater(ctx context.Context, key queue.Key, strays []scopeKey) {
 	s.group.Go(func() {
 		if !pause(ctx, s.cfg.SettleAfter) {
@@ -169,20 +176,43 @@ func (s *Service) settleLater(ctx context.Context, key queue.Key, strays []scope
 }
 
 func (s *Service) settleNow(ctx context.Context, key queue.Key, strays []scopeKey) error {
+	j, err := s.book.journal(ctx, key, true)
+	if err != nil {
+		return err
+	}
+	s.book.mu.Lock()
+	a := &settling{epoch: j.epoch, strays: strays}
+	s.book.mu.Unlock()
 	ended, err := s.nobodyHolds(ctx, key)
 	if err != nil {
 		return err
 	}
-	if !ended {
-		s.keepStrays(key, strays)
-		return nil
+	if ended {
+		err = s.book.do(ctx, key, a)
 	}
-	a := &settling{strays: strays}
-	if err := s.book.do(ctx, key, a); err != nil {
+	if err != nil {
 		return err
+	}
+	if !ended || a.moved {
+		s.keepStrays(key, strays)
 	}
 	s.unknown(ctx, key, a.count)
 	return nil
+}
+
+// lookAfterStrays looks again, until the context ends, whether anybody works on the tasks that reservations are of of
+// which nobody in this process knows more. Most are told of by the results; one may have left the queue without one.
+func (s *Service) lookAfterStrays(ctx context.Context) {
+	for pause(ctx, s.cfg.SettleAfter) {
+		s.mu.Lock()
+		keys := slices.Collect(maps.Keys(s.strays))
+		s.mu.Unlock()
+		for _, key := range keys {
+			if ended, err := s.nobodyHolds(ctx, key); err == nil && ended {
+				s.settleStrays(ctx, key)
+			}
+		}
+	}
 }
 
 // findStrays looks for reservations in a budget that was just read whose task nobody works on any more: their holders
@@ -192,15 +222,15 @@ func (s *Service) findStrays(ctx context.Context, b *scope) {
 	holders := b.state.Holders()
 	s.book.mu.Unlock()
 	for _, holder := range holders {
-		key, ok := holderKey(b.key.namespace, holder)
-		if !ok || !s.addStray(key, b.key) {
+		key, call, ok := holderKey(b.key.namespace, holder)
+		if !ok || !s.addStray(key, call, b.key) {
 			continue
 		}
 		s.group.Go(func() {
 			for {
 				ended, err := s.nobodyHolds(ctx, key)
 				if ended {
-					s.ended(ctx, key)
+					s.settleStrays(ctx, key)
 				}
 				if !errors.Is(err, ErrUnavailable) || !pause(ctx, settleAgain) {
 					return
@@ -226,10 +256,13 @@ func (s *Service) rememberStray(key queue.Key, budget scopeKey) {
 	s.strays[key][budget] = true
 }
 
-// addStray remembers a reservation whose task this process knows nothing of. It says whether it is new.
-func (s *Service) addStray(key queue.Key, budget scopeKey) bool {
+// addStray remembers the reservation of a call that this process knows nothing of. It says whether it is new.
+func (s *Service) addStray(key queue.Key, call int, budget scopeKey) bool {
 	s.book.mu.Lock()
-	known := s.book.journals[key] != nil
+	known := false
+	if j := s.book.journals[key]; j != nil {
+		_, known = j.open[call]
+	}
 	s.book.mu.Unlock()
 	if known {
 		return false

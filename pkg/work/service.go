@@ -25,8 +25,14 @@ const (
 	DefaultSettleAfter = 30 * time.Second
 )
 
-// maxRequests is how many requests are worked on at once; others wait in the connection.
-const maxRequests = 1 << 14
+const (
+	// maxRequests is how many requests are worked on at once; others wait in the connection.
+	maxRequests = 1 << 14
+	// maxTakeOvers is how many of them read the journal of a task that is taken over, which may be long. Others wait their
+	// turn. Without the bound, a service that cannot keep up would read a little for everybody, until all have given up
+	// and ask anew.
+	maxTakeOvers = 8
+)
 
 // Config is what the service does not read from the streams. All of it may be left out.
 type Config struct {
@@ -84,7 +90,9 @@ type Service struct {
 	reports  *reports
 	ready    chan struct{}
 	running  context.Context // of Run, after ready
+	patience time.Duration   // of Account
 	slots    chan struct{}
+	taking   chan struct{}
 	group    sync.WaitGroup // of requests and what follows from them
 
 	mu        sync.Mutex
@@ -119,7 +127,9 @@ func NewService(q *queue.Queue, nc *nats.Conn, cfg Config) (*Service, error) {
 		probes:    q.Bucket(queue.BucketProbes),
 		reports:   newReports(),
 		ready:     make(chan struct{}),
+		patience:  min(cfg.SettleAfter, accountPatience),
 		slots:     make(chan struct{}, maxRequests),
+		taking:    make(chan struct{}, maxTakeOvers),
 		appends:   map[appendKey]*running{},
 		takeOvers: map[takeOverKey]*takeOverRun{},
 		strays:    map[queue.Key]map[scopeKey]bool{},
@@ -141,6 +151,7 @@ func (s *Service) Ready(ctx context.Context) error {
 // runs once. The error is of the start.
 func (s *Service) Run(ctx context.Context) error {
 	s.book.loaded = func(b *scope) { s.findStrays(ctx, b) }
+	s.book.left = s.keepStrays
 	stop, err := s.listen(ctx)
 	if err != nil {
 		return fmt.Errorf("start work service: %w", err)
@@ -149,6 +160,7 @@ func (s *Service) Run(ctx context.Context) error {
 	s.group.Go(func() { s.book.run(ctx) })
 	s.group.Go(func() { s.followResults(ctx) })
 	s.group.Go(func() { s.lookAfterWaiting(ctx) })
+	s.group.Go(func() { s.lookAfterStrays(ctx) })
 	close(s.ready)
 	<-ctx.Done()
 	stop()

@@ -168,7 +168,10 @@ func (t *turn) write(j *journal, r *record) {
 }
 
 // touch has a budget written at the end of the turn.
-func (t *turn) touch(s *scope) { t.scopes[s] = -1 }
+func (t *turn) touch(s *scope) {
+	t.scopes[s] = -1
+	s.writing = true
+}
 
 // settle closes a reservation in a budget.
 func (t *turn) settle(s *scope, holder string, used, output int64) {
@@ -199,7 +202,7 @@ func (t *turn) stored(seqs []uint64) {
 		j.seq, j.writing = seqs[writes[len(writes)-1]], false
 	}
 	for s, write := range t.scopes {
-		s.seq = seqs[write]
+		s.seq, s.writing = seqs[write], false
 	}
 	for _, o := range t.ops {
 		o.done <- o.outcome
@@ -212,7 +215,7 @@ func (t *turn) failed(err error) {
 	b := t.book
 	for j := range t.journals {
 		if b.journals[j.key] == j {
-			delete(b.journals, j.key)
+			b.dropJournal(j)
 		}
 		j.tell()
 	}

@@ -5,55 +5,37 @@ import (
 	"slices"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"arkonis.dev/ark/pkg/queue"
 )
 
 const (
-	// lookEvery is how often the service looks for ops that wait and that nobody asks for any more.
+	// lookEvery is how often the service looks after ops that wait: whether another service has changed what they were
+	// decided on, and whether anybody still asks for them.
 	lookEvery = time.Second
 	// patiencePolls is how many polls a client may miss before its append is given up.
 	patiencePolls = 3
-	// lookParallel bounds how many of them are looked up at once.
-	lookParallel = 16
 )
 
 // patience is how long a service goes on with an append that waits: as long as its client asks for it. A client that asks
 // another service meanwhile keeps its place for a few polls; one that has died, or whose append the other service has
 // granted, must not stand in anybody's way for ever.
-type patience struct {
-	asked  time.Time     // when the client asked last, or the service looked for itself
-	wait   time.Duration // after which it asks again
-	lapses time.Time
-}
+type patience struct{ lapses time.Time }
 
 func newPatience(r appendRequest, now time.Time) patience {
 	wait := min(time.Duration(r.Wait)*time.Millisecond, pollLimit)
-	return patience{asked: now, wait: wait, lapses: now.Add(patiencePolls*wait + answerTimeout)}
+	return patience{lapses: now.Add(patiencePolls*wait + answerTimeout)}
 }
 
 func (p *patience) lapsed(now time.Time) bool { return now.After(p.lapses) }
 
-// missed says whether the client should have asked again by now.
-func (p *patience) missed(now time.Time) bool { return now.Sub(p.asked) > p.wait+lookEvery }
-
-// renew notes that somebody still waits for an append. It returns the budgets that it waits for.
-func (b *book) renew(a *appending, r appendRequest) []scopeKey {
+// renew notes that somebody still waits for an append.
+func (b *book) renew(a *appending, r appendRequest) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	a.patience = newPatience(r, time.Now())
-	return a.waitsFor
 }
 
-// lookAgain has an append decided again when another service has changed what it is decided on.
-func (s *Service) lookAgain(ctx context.Context, key queue.Key, budgets []scopeKey) {
-	if err := s.book.refresh(ctx, key, budgets); err != nil {
-		s.cfg.Logger.Debug("journal and budgets were not read again", "error", err)
-	}
-}
-
-// lookAfterWaiting sees to those that wait and that nobody asks for here, until the context ends.
+// lookAfterWaiting sees to those that wait, until the context ends. What it costs does not depend on how many they are.
 func (s *Service) lookAfterWaiting(ctx context.Context) {
 	ticker := time.NewTicker(lookEvery)
 	defer ticker.Stop()
@@ -62,47 +44,96 @@ func (s *Service) lookAfterWaiting(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case now := <-ticker.C:
-			var g errgroup.Group
-			g.SetLimit(lookParallel)
-			for _, m := range s.book.missed(now) {
-				g.Go(func() error {
-					s.lookAgain(ctx, m.key, m.budgets)
-					return nil
-				})
+			list := s.book.waitedFor(now)
+			if len(list) == 0 {
+				continue
 			}
-			_ = g.Wait() // of what never fails
+			if err := s.book.compare(ctx, list); err != nil {
+				s.cfg.Logger.Debug("journals and budgets that are waited for were not compared", "error", err)
+			}
 		}
 	}
 }
 
-// missing is an append that its client should have asked for.
-type missing struct {
-	key     queue.Key
-	budgets []scopeKey
-}
-
-// missed lists the appends that wait and that their clients did not ask for in time. Those whom it has given up are
-// decided again.
-func (b *book) missed(now time.Time) []missing {
+// waitedFor lists the journals and budgets of those that wait. If somebody has been given up, they are decided again.
+func (b *book) waitedFor(now time.Time) []held {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	var list []missing
+	var list []held
 	lapsed := false
 	for _, o := range b.waiting {
-		a, ok := o.action.(*appending)
-		switch {
-		case !ok:
-		case a.patience.lapsed(now):
-			lapsed = true
-		case a.patience.missed(now):
-			a.patience.asked = now
-			list = append(list, missing{o.key, a.waitsFor})
+		lapsed = lapsed || o.lapsed(now)
+		if j := b.journals[o.key]; j != nil {
+			j.used = now
+			list = append(list, held{subject: queue.CallSubject(o.key), seq: j.seq, task: &o.key})
 		}
+	}
+	for key := range b.blocked {
+		list = b.heldScope(list, key)
 	}
 	if lapsed {
 		b.again(&op{action: passAction{}})
 	}
 	return list
+}
+
+// held is something in memory and how far it was stored then.
+type held struct {
+	subject string
+	seq     uint64
+	task    *queue.Key // of a journal; nil for a budget
+	budget  scopeKey
+}
+
+// refreshScopes forgets budgets that another service has changed meanwhile.
+func (b *book) refreshScopes(ctx context.Context, keys []scopeKey) error {
+	var list []held
+	b.mu.Lock()
+	for _, key := range keys {
+		list = b.heldScope(list, key)
+	}
+	b.mu.Unlock()
+	return b.compare(ctx, list)
+}
+
+func (b *book) heldScope(list []held, key scopeKey) []held {
+	if s := b.scopes[key]; s != nil {
+		list = append(list, held{subject: queue.BudgetSubject(key.namespace, key.scope), seq: s.seq, budget: key})
+	}
+	return list
+}
+
+// compare forgets what another service has changed meanwhile, so that it is read again, and has those decided again who
+// wait for it. It costs one look at the log. What this process is just writing is left alone: that is stored only if
+// nobody else has changed it.
+func (b *book) compare(ctx context.Context, list []held) error {
+	subjects := make([]string, len(list))
+	for i, h := range list {
+		subjects[i] = h.subject
+	}
+	heads, err := b.q.Heads(ctx, subjects)
+	if err != nil {
+		return unavailable(err)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for i, h := range list {
+		if heads[i] == h.seq {
+			continue
+		}
+		if h.task == nil {
+			if s := b.scopes[h.budget]; s != nil && !s.writing && s.seq == h.seq {
+				delete(b.scopes, h.budget)
+				b.passWaiting(h.budget)
+			}
+			continue
+		}
+		if j := b.journals[*h.task]; j != nil && !j.writing && j.seq == h.seq {
+			b.dropJournal(j)
+			b.requeueWaiting(*h.task)
+		}
+	}
+	return nil
 }
 
 // lapsed says whether an op that waits is one that nobody asks for any more.

@@ -92,11 +92,9 @@ type appendRequest struct {
 
 type appendReply struct {
 	Waiting bool `json:"waiting,omitempty"` // ask again
-	// Conflict says that the n-th append of the epoch is another one, which is stored.
-	Conflict bool `json:"conflict,omitempty"`
 }
 
-// withdrawRequest gives up an append: what is not stored of it never will be.
+// withdrawRequest gives up an append: what is not stored of it never will be. Its number is used up.
 type withdrawRequest struct {
 	holder
 	N  int    `json:"n"`

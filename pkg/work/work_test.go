@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
@@ -24,12 +25,15 @@ func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 type world struct {
 	tb      testing.TB
 	server  *queue.Server
+	raw     *server.Server // instead of server, see newRawWorld
 	storage jetstream.StorageType
 	queue   *queue.Queue
 	client  *work.Client
 	config  work.Config
 	steps   int
 	service *work.Service // the last one that was started
+
+	services []*work.Service
 }
 
 func newWorld(tb testing.TB, config work.Config) *world {
@@ -43,11 +47,26 @@ func newWorldOn(tb testing.TB, config work.Config, storage jetstream.StorageType
 	if storage == jetstream.FileStorage {
 		dir = tb.TempDir()
 	}
-	server, err := queue.StartServer(tb.Context(), queue.ServerConfig{StoreDir: dir, Logger: quiet()})
+	s, err := queue.StartServer(tb.Context(), queue.ServerConfig{StoreDir: dir, Logger: quiet()})
 	require.NoError(tb, err)
-	tb.Cleanup(server.Shutdown)
+	tb.Cleanup(s.Shutdown)
 	config.Logger = quiet()
-	w := &world{tb: tb, server: server, storage: storage, config: config}
+	w := &world{tb: tb, server: s, storage: storage, config: config}
+	w.queue = w.open()
+	w.client = work.NewClient(w.connect())
+	return w
+}
+
+// newRawWorld is a world on a server that connections can be made to in other ways.
+func newRawWorld(tb testing.TB, config work.Config) *world {
+	tb.Helper()
+	ns, err := server.NewServer(&server.Options{DontListen: true, NoSigs: true, JetStream: true, StoreDir: tb.TempDir()})
+	require.NoError(tb, err)
+	ns.Start()
+	tb.Cleanup(func() { ns.Shutdown(); ns.WaitForShutdown() })
+	require.True(tb, ns.ReadyForConnections(time.Minute))
+	config.Logger = quiet()
+	w := &world{tb: tb, raw: ns, storage: jetstream.MemoryStorage, config: config}
 	w.queue = w.open()
 	w.client = work.NewClient(w.connect())
 	return w
@@ -55,6 +74,12 @@ func newWorldOn(tb testing.TB, config work.Config, storage jetstream.StorageType
 
 func (w *world) connect() *nats.Conn {
 	w.tb.Helper()
+	if w.raw != nil {
+		nc, err := nats.Connect("", nats.InProcessServer(w.raw), nats.NoReconnect())
+		require.NoError(w.tb, err)
+		w.tb.Cleanup(nc.Close)
+		return nc
+	}
 	nc, err := w.server.Connect("test")
 	require.NoError(w.tb, err)
 	return nc
@@ -70,10 +95,16 @@ func (w *world) open() *queue.Queue {
 // serve starts a service of its own on connections of its own. stop ends it and waits.
 func (w *world) serve() (stop func()) {
 	w.tb.Helper()
-	s, err := work.NewService(w.open(), w.connect(), w.config)
+	return w.serveOn(w.open())
+}
+
+func (w *world) serveOn(q *queue.Queue) (stop func()) {
+	w.tb.Helper()
+	s, err := work.NewService(q, w.connect(), w.config)
 	require.NoError(w.tb, err)
 	ctx, cancel := context.WithCancel(w.tb.Context())
 	w.service = s
+	w.services = append(w.services, s)
 	ended := make(chan error, 1)
 	go func() { ended <- s.Run(ctx) }()
 	require.NoError(w.tb, s.Ready(w.tb.Context()))
@@ -130,6 +161,17 @@ func (w *world) result(t *task.Task, status task.Status) {
 	}
 	_, err := w.queue.PublishResult(w.tb.Context(), queue.KeyOf(t), r)
 	require.NoError(w.tb, err)
+}
+
+// lose takes a task out of the queue and leaves nothing in its place.
+func (w *world) lose(t *task.Task) {
+	w.tb.Helper()
+	js, err := jetstream.New(w.connect())
+	require.NoError(w.tb, err)
+	tasks, err := js.Stream(w.tb.Context(), queue.StreamTasks)
+	require.NoError(w.tb, err)
+	subject := "ark.task." + queue.Token(t.Namespace) + "." + queue.Token(t.Agent) + "." + t.ID
+	require.NoError(w.tb, tasks.Purge(w.tb.Context(), jetstream.WithPurgeSubject(subject)))
 }
 
 // budget is the stored state of a budget.

@@ -74,6 +74,9 @@ func (a *auditor) audit(body []byte) {
 // office is workers that are killed, on services that are killed, on one budget.
 type office struct {
 	w      *world
+	nc     *nats.Conn   // of the workers
+	done   atomic.Int64 // what the services have done for workers
+	slow   atomic.Int64 // how often workers were impatient for nothing
 	calls  atomic.Int64 // that were made
 	mu     sync.Mutex
 	billed map[string]int64 // by call: what the model server says it used
@@ -92,24 +95,30 @@ func (o *office) bill(name string, used int64) {
 }
 
 // work brings a task to its end: so many answers. It is killed now and then, and another process takes over.
-func (o *office) work(tk *task.Task, answers int, seed uint64) (int64, error) {
+func (o *office) work(ctx context.Context, tk *task.Task, answers int, seed uint64) (int64, error) {
 	random := rand.New(rand.NewPCG(seed, 1))
 	for {
-		ctx, cancel := context.WithTimeout(o.w.tb.Context(), time.Minute)
-		s, err := o.w.client.TakeOver(ctx, queue.KeyOf(tk), "pod")
+		s, err := o.client().TakeOver(ctx, queue.KeyOf(tk), "pod")
 		if err == nil {
+			o.done.Add(1)
 			err = o.turns(ctx, s, answers, random)
 		}
-		cancel()
 		var refused *work.BudgetError
 		switch {
 		case err == nil, errors.As(err, &refused):
-			return o.charged(tk)
-		case errors.Is(err, errKilled), errors.Is(err, work.ErrUnavailable), errors.Is(err, work.ErrFenced):
+			return o.charged(ctx, tk)
+		case errors.Is(err, work.ErrUnavailable):
+			o.slow.Add(1)
+		case errors.Is(err, errKilled), errors.Is(err, work.ErrFenced):
 		default:
 			return 0, err
 		}
 	}
+}
+
+// client asks again soon, so that requests are asked for more than once; on a machine that is too busy for that, later.
+func (o *office) client() *work.Client {
+	return work.NewImpatientClient(o.nc, min(300*time.Millisecond<<min(o.slow.Load()/64, 10), time.Minute))
 }
 
 var errKilled = errors.New("killed")
@@ -130,6 +139,7 @@ func (o *office) turns(ctx context.Context, s *work.Session, answers int, random
 		if err := s.Append(ctx, work.Entry{Note: "turn"}, intent(call, reserve)); err != nil {
 			return err
 		}
+		o.done.Add(1)
 		if random.IntN(12) == 0 {
 			return errKilled
 		}
@@ -141,6 +151,7 @@ func (o *office) turns(ctx context.Context, s *work.Session, answers int, random
 		if err := s.Append(ctx, answer(call, used), started(fmt.Sprint(call))); err != nil {
 			return err
 		}
+		o.done.Add(1)
 		if random.IntN(12) == 0 {
 			return errKilled
 		}
@@ -148,12 +159,48 @@ func (o *office) turns(ctx context.Context, s *work.Session, answers int, random
 	return nil
 }
 
-// charged is what a task's journal says that it has paid.
-func (o *office) charged(tk *task.Task) (int64, error) {
-	s, err := o.w.client.TakeOver(o.w.tb.Context(), queue.KeyOf(tk), "auditor")
-	for errors.Is(err, work.ErrUnavailable) || errors.Is(err, work.ErrFenced) {
-		s, err = o.w.client.TakeOver(o.w.tb.Context(), queue.KeyOf(tk), "auditor")
+// run has so many workers work, and returns what each of them was charged. However busy the machine is, something is done
+// within a minute: when nothing is, whoever still waits will wait for ever.
+func (o *office) run(workers, answers int, limit int64) []int64 {
+	o.w.tb.Helper()
+	ctx, cancel := context.WithCancelCause(o.w.tb.Context())
+	defer cancel(nil)
+	sums, errs := make([]int64, workers), make([]error, workers)
+	var group sync.WaitGroup
+	for i := range workers {
+		tk := o.w.submit(o.w.task(runBudget(limit)))
+		group.Go(func() { sums[i], errs[i] = o.work(ctx, tk, answers, uint64(i)) })
 	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		group.Wait()
+	}()
+	ticker := time.NewTicker(time.Minute)
+	defer ticker.Stop()
+	for before := int64(-1); ; {
+		select {
+		case <-ended:
+			require.NoError(o.w.tb, errors.Join(errs...))
+			return sums
+		case <-ticker.C:
+			now := o.done.Load()
+			if now == before {
+				cancel(fmt.Errorf("nothing was done for a minute, %d reservations wait", work.Waiting(o.w.service)))
+			}
+			before = now
+		}
+	}
+}
+
+// charged is what a task's journal says that it has paid.
+func (o *office) charged(ctx context.Context, tk *task.Task) (int64, error) {
+	s, err := o.client().TakeOver(ctx, queue.KeyOf(tk), "auditor")
+	for errors.Is(err, work.ErrUnavailable) || errors.Is(err, work.ErrFenced) {
+		o.slow.Add(1)
+		s, err = o.client().TakeOver(ctx, queue.KeyOf(tk), "auditor")
+	}
+	o.done.Add(1)
 	if err != nil {
 		return 0, err
 	}
@@ -184,21 +231,13 @@ func TestBudgetUnderKills(t *testing.T) {
 			return []task.Budget{{Scope: "agent.writer", Limit: 1 << 40, Window: 86400}}
 		},
 	})
-	w.client = work.NewImpatientClient(w.connect(), 300*time.Millisecond)
 	a := &auditor{limits: map[string]int64{"run.run-1": limit, "agent.writer": 1 << 40}}
 	a.watch(t, w.connect())
 	w.serve()
 	stopKilling := w.killServices()
-	o := &office{w: w, billed: map[string]int64{}}
-	sums, errs := make([]int64, workers), make([]error, workers)
-	var group sync.WaitGroup
-	for i := range workers {
-		tk := w.submit(w.task(runBudget(limit)))
-		group.Go(func() { sums[i], errs[i] = o.work(tk, answers, uint64(i)) })
-	}
-	group.Wait()
+	o := &office{w: w, nc: w.connect(), billed: map[string]int64{}}
+	sums := o.run(workers, answers, limit)
 	stopKilling()
-	require.NoError(t, errors.Join(errs...))
 	var sum int64
 	for _, s := range sums {
 		sum += s
@@ -250,18 +289,10 @@ func TestTwoServices(t *testing.T) {
 	w.serve()
 	a := &auditor{limits: map[string]int64{"run.run-1": 900}}
 	a.watch(t, w.connect())
-	o := &office{w: w, billed: map[string]int64{}}
-	sums, errs := make([]int64, 8), make([]error, 8)
-	var group sync.WaitGroup
-	for i := range sums {
-		tk := w.submit(w.task(runBudget(900)))
-		group.Go(func() { sums[i], errs[i] = o.work(tk, 6, uint64(i)) })
-	}
-	group.Wait()
+	o := &office{w: w, nc: w.connect(), billed: map[string]int64{}}
 	var sum int64
-	for i := range sums {
-		require.NoError(t, errs[i])
-		sum += sums[i]
+	for _, s := range o.run(8, 6, 900) {
+		sum += s
 	}
 	w.stands("run.run-1", sum, 0)
 	require.Empty(t, a.wrong)

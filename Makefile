@@ -94,7 +94,8 @@ fuzz: ## Run every fuzzer for FUZZTIME (20s each).
 	  done; done
 
 .PHONY: bench
-bench: build ## Measure ark beside its raw references.
+bench: build cluster-build ## Measure ark beside its raw references; the cluster takes up to 20 minutes.
 	go run ./e2e/bench -ark bin/ark
+	go run ./e2e/bench/cluster -ark bin/ark
 	go test -run '^$$' -bench 'Step|Runs' -benchtime 5x ./pkg/local
 	go test -run '^$$' -bench . -benchtime 1s ./pkg/queue ./pkg/work ./pkg/runtime ./pkg/pipeline

@@ -23,10 +23,12 @@ type ArkRun struct {
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
 	// Spec is what was to be done, as it was when the run was created. It never changes.
+	// +structType=atomic
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="the spec of a run never changes: create a new run"
 	// +required
 	Spec ArkRunSpec `json:"spec"`
-	// Status is how far the run is; ark writes it.
+	// Status is how far the run is; ark writes it, always whole: the API server keeps no account of who wrote which step.
+	// +structType=atomic
 	// +optional
 	Status ArkRunStatus `json:"status,omitzero"`
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"golang.org/x/time/rate"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
@@ -15,11 +16,12 @@ import (
 )
 
 // announcer tells of runs and steps in Kubernetes Events. They are for people and decide nothing: when there are too many
-// of one run, or of all, some are dropped.
+// of one run, or of all, some are dropped: of all, only those that tell of nothing wrong.
 type announcer struct {
 	clients     *kube.Clients
 	broadcaster record.EventBroadcaster
 	recorder    record.EventRecorder
+	normal      *rate.Limiter
 }
 
 const (
@@ -29,13 +31,18 @@ const (
 	// eventsPerStatus bounds the Events of steps from one status to the next.
 	eventsPerStatus = 8
 	maxEventMessage = 1000 // bytes
+	// normalPerSecond and normalAtOnce bound the Events of all runs that tell of nothing wrong.
+	normalPerSecond, normalAtOnce = 10, 200
 )
 
 func newAnnouncer(c *kube.Clients) *announcer {
 	b := record.NewBroadcasterWithCorrelatorOptions(record.CorrelatorOptions{BurstSize: eventsPerRun, QPS: eventRefill})
 	scheme := runtime.NewScheme()
 	_ = v1alpha1.AddToScheme(scheme) // it never fails
-	return &announcer{clients: c, broadcaster: b, recorder: b.NewRecorder(scheme, corev1.EventSource{Component: "ark"})}
+	return &announcer{
+		clients: c, broadcaster: b, recorder: b.NewRecorder(scheme, corev1.EventSource{Component: "ark"}),
+		normal: rate.NewLimiter(normalPerSecond, normalAtOnce),
+	}
 }
 
 func (a *announcer) run(ctx context.Context) {
@@ -51,7 +58,9 @@ type announcement struct{ kind, reason, message string }
 // tell announces what has changed from one status of a run to the next. It does not wait.
 func (a *announcer) tell(run *v1alpha1.ArkRun, old, now *v1alpha1.ArkRunStatus) {
 	for _, n := range news(old, now) {
-		a.recorder.Event(run, n.kind, n.reason, n.message)
+		if n.kind != corev1.EventTypeNormal || a.normal.Allow() {
+			a.recorder.Event(run, n.kind, n.reason, n.message)
+		}
 	}
 }
 
@@ -65,16 +74,20 @@ func news(old, now *v1alpha1.ArkRunStatus) []announcement {
 	for i := range old.Steps {
 		before[old.Steps[i].Name] = old.Steps[i].Phase
 	}
-	steps := 0
+	var wrong, well []announcement
 	for i := range now.Steps {
 		s := &now.Steps[i]
 		n, tell := stepNews(s)
-		if before[s.Name] == s.Phase || !tell || steps == eventsPerStatus {
-			continue
+		switch {
+		case before[s.Name] == s.Phase || !tell:
+		case n.kind == corev1.EventTypeWarning:
+			wrong = append(wrong, n)
+		default:
+			well = append(well, n)
 		}
-		out = append(out, n)
-		steps++
 	}
+	steps := append(wrong, well...)
+	out = append(out, steps[:min(eventsPerStatus, len(steps))]...)
 	if now.Phase.Terminal() && old.Phase != now.Phase {
 		out = append(out, endNews(now))
 	}

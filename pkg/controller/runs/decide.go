@@ -43,19 +43,28 @@ func decide(f facts) course {
 const (
 	// statusEvery is the least time between two writes of a running run's status.
 	statusEvery = time.Second
-	// firstStatus is how long the first one waits for more to tell: short runs are over by then.
-	firstStatus = 100 * time.Millisecond
+	// firstStatus is the part of the pace after which the first one is written: short runs are over by then.
+	firstStatus = 10
+	// statusesPerSecond is how many such writes all live runs share, and lastStatus the most that one waits for its turn.
+	statusesPerSecond = 100
+	lastStatus        = 30 * time.Second
 )
 
+// pace is the time between two status writes of a run when so many are live. Many runs at once tell of their steps less
+// often, so that the API server is free for their beginnings and ends.
+func pace(live int) time.Duration {
+	return min(max(statusEvery, time.Duration(live)*time.Second/statusesPerSecond), lastStatus)
+}
+
 // statusDue is when the status may be written next, the zero time when there is nothing new to tell.
-func statusDue(changed bool, opened, written time.Time) time.Time {
+func statusDue(changed bool, opened, written time.Time, pace time.Duration) time.Time {
 	switch {
 	case !changed:
 		return time.Time{}
 	case written.IsZero():
-		return opened.Add(firstStatus)
+		return opened.Add(pace / firstStatus)
 	default:
-		return written.Add(statusEvery)
+		return written.Add(pace)
 	}
 }
 

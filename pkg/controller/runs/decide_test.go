@@ -49,10 +49,13 @@ func TestDecide(t *testing.T) {
 func TestStatusDue(t *testing.T) {
 	t.Parallel()
 	opened, written := time.Unix(100, 0), time.Unix(200, 0)
-	require.Zero(t, statusDue(false, opened, time.Time{}))
-	require.Zero(t, statusDue(false, opened, written))
-	require.Equal(t, opened.Add(100*time.Millisecond), statusDue(true, opened, time.Time{}))
-	require.Equal(t, written.Add(time.Second), statusDue(true, opened, written))
+	require.Zero(t, statusDue(false, opened, time.Time{}, pace(1)))
+	require.Zero(t, statusDue(false, opened, written, pace(1)))
+	require.Equal(t, opened.Add(100*time.Millisecond), statusDue(true, opened, time.Time{}, pace(1)))
+	require.Equal(t, written.Add(time.Second), statusDue(true, opened, written, pace(100)))
+	require.Equal(t, written.Add(10*time.Second), statusDue(true, opened, written, pace(1000)), "many runs share the writes")
+	require.Equal(t, opened.Add(time.Second), statusDue(true, opened, time.Time{}, pace(1000)))
+	require.Equal(t, written.Add(30*time.Second), statusDue(true, opened, written, pace(100_000)))
 }
 
 func TestEarliest(t *testing.T) {
@@ -122,5 +125,8 @@ func TestNews(t *testing.T) {
 	for i := range 100 {
 		many.Steps = append(many.Steps, v1alpha1.StepStatus{Name: strings.Repeat("s", i+1), Phase: v1alpha1.StepSucceeded})
 	}
-	require.Len(t, news(running, many), eventsPerStatus+1)
+	many.Steps = append(many.Steps, v1alpha1.StepStatus{Name: "late", Phase: v1alpha1.StepFailed, Reason: "Timeout", Message: "too slow"})
+	told := news(running, many)
+	require.Len(t, told, eventsPerStatus+1)
+	require.Equal(t, announcement{"Warning", "StepFailed", "step late failed (Timeout): too slow"}, told[0], "what went wrong comes first")
 }

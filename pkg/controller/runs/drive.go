@@ -133,7 +133,7 @@ func (d *drive) failAbandoned(ctx context.Context, now time.Time) (next time.Tim
 
 // report writes the status when it is due and differs. next is when to come back for it.
 func (d *drive) report(ctx context.Context, now time.Time) (next time.Time, err error) {
-	due := statusDue(d.changed, d.opened, d.written)
+	due := statusDue(d.changed, d.opened, d.written, pace(d.c.Live()))
 	if due.IsZero() || now.Before(due) {
 		return due, nil
 	}

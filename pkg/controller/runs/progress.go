@@ -28,7 +28,7 @@ func (c *Controller) watchProgress(ctx context.Context) {
 		d := c.drives[key]
 		c.mu.Unlock()
 		if ok && d != nil && d.progressed(k.TaskID, p) {
-			c.loop.AddAfter(key, statusEvery)
+			c.loop.AddAfter(key, pace(c.Live()))
 		}
 	})
 	if err != nil {

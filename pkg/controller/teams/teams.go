@@ -41,6 +41,7 @@ type Teams struct {
 
 	mu      sync.Mutex
 	written map[controller.Key]time.Time // when the status of a team was last written
+	looked  map[controller.Key]time.Time // when a team was last looked at
 }
 
 // byTeam indexes runs by the team that they are of: namespace/name.
@@ -48,7 +49,7 @@ const byTeam = "team"
 
 // New makes the controller. It registers with the cache.
 func New(c Config) (*Teams, error) {
-	t := &Teams{cfg: c, log: c.Logger.With("controller", "teams"), written: map[controller.Key]time.Time{}}
+	t := &Teams{cfg: c, log: c.Logger.With("controller", "teams"), written: map[controller.Key]time.Time{}, looked: map[controller.Key]time.Time{}}
 	t.Controller = controller.New("teams", c.Workers, t.reconcile, c.Logger, c.Observe)
 	err := errors.Join(
 		c.Cache.Runs.Index(byTeam, func(r *v1alpha1.ArkRun) []string {
@@ -95,13 +96,18 @@ func (t *Teams) teamChanged(old, now *v1alpha1.ArkTeam) {
 	})
 }
 
-// runChanged enqueues the team of a run that was made, has ended or was removed.
+// runChanged enqueues the team of a run that was made, has ended or was removed: at once, and while many do so, once for
+// all of the time from one status to the next, as each look goes through all runs of the team.
 func (t *Teams) runChanged(old, now *v1alpha1.ArkRun) {
 	run := either(old, now)
 	if run.Spec.TeamRef == nil || old != nil && now != nil && old.Status.Phase == now.Status.Phase && old.UID == now.UID {
 		return
 	}
-	t.Add(controller.Key{Namespace: run.Namespace, Name: run.Spec.TeamRef.Name})
+	key := controller.Key{Namespace: run.Namespace, Name: run.Spec.TeamRef.Name}
+	t.mu.Lock()
+	wait := time.Until(t.looked[key].Add(statusEvery))
+	t.mu.Unlock()
+	t.AddAfter(key, wait)
 }
 
 // agentChanged enqueues the teams that an agent belongs to or works for.
@@ -151,6 +157,9 @@ func (t *Teams) Run(ctx context.Context) {
 
 // reconcile brings a team to what it shall be.
 func (t *Teams) reconcile(ctx context.Context, key controller.Key) (controller.Result, error) {
+	t.mu.Lock()
+	t.looked[key] = time.Now()
+	t.mu.Unlock()
 	w := t.gather(key)
 	d := decide(w, time.Now())
 	var err error
@@ -166,6 +175,7 @@ func (t *Teams) reconcile(ctx context.Context, key controller.Key) (controller.R
 	if w.team == nil {
 		t.mu.Lock()
 		delete(t.written, key)
+		delete(t.looked, key)
 		t.mu.Unlock()
 	}
 	if err != nil || w.team == nil {

@@ -131,7 +131,7 @@ func TestRunsThatAreTakenAway(t *testing.T) {
 	}
 }
 
-// held lists the runs that the store of an operator that has ended holds anything of.
+// held lists the runs, agents and teams that the store of an operator that has ended holds anything of.
 func (w *world) held() map[string]string {
 	w.t.Helper()
 	authority, _ := w.keys()
@@ -145,6 +145,16 @@ func (w *world) held() map[string]string {
 	require.NoError(w.t, err)
 	held, err := q.Runs(w.t.Context())
 	require.NoError(w.t, err)
+	require.NoError(w.t, q.EachAgent(w.t.Context(), func(namespace, agent string) {
+		if _, err := w.clients.Agents(namespace).Get(w.t.Context(), agent, metav1.GetOptions{}); err != nil {
+			held["agent "+agent] = err.Error()
+		}
+	}))
+	require.NoError(w.t, q.EachTeam(w.t.Context(), func(namespace, team string) {
+		if _, err := w.clients.Teams(namespace).Get(w.t.Context(), team, metav1.GetOptions{}); err != nil {
+			held["team "+team] = err.Error()
+		}
+	}))
 	return held
 }
 

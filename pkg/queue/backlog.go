@@ -78,7 +78,8 @@ func agentOf(subject string) (namespace, agent string, ok bool) {
 	return namespace, agent, err == nil
 }
 
-// EachAgent calls f once for every agent that tasks are, or were, queued for.
+// EachAgent calls f once for every agent that anything is stored of: tasks that are, or were, queued for it, what it
+// remembers and whether its answers make sense, and its budget.
 func (q *Queue) EachAgent(ctx context.Context, f func(namespace, agent string)) error {
 	seen := map[[2]string]bool{}
 	note := func(subject string) {
@@ -99,12 +100,22 @@ func (q *Queue) EachAgent(ctx context.Context, f func(namespace, agent string)) 
 	for subject := range info.State.Subjects {
 		note(subject)
 	}
-	return nil
+	for _, name := range []string{BucketMemory, BucketProbes} {
+		if err := q.eachKey(ctx, name, note); err != nil {
+			return err
+		}
+	}
+	return q.eachOwner(ctx, ownerAgent, func(namespace, agent string) {
+		if id := [2]string{namespace, agent}; !seen[id] {
+			seen[id] = true
+			f(namespace, agent)
+		}
+	})
 }
 
 // RemoveAgent ends all tasks of an agent that is gone for good and takes them out of the queue. Each gets a failed result
 // with the cause, unless it has one; n counts them. A task that is queued meanwhile may stay: call it again when one is.
-// Nobody may take tasks of the agent any more.
+// Nobody may take tasks of the agent any more. Its budget, its memory and its probes are ForgetAgent's.
 func (q *Queue) RemoveAgent(ctx context.Context, namespace, agent string, cause *task.Error) (n int, err error) {
 	defer func() {
 		if err != nil {

@@ -115,3 +115,41 @@ func (b *Bucket) lost(err error) {
 	b.stream = nil
 	b.mu.Unlock()
 }
+
+// existing is the stream of a bucket, nil when nobody has used that yet.
+func (q *Queue) existing(ctx context.Context, bucket string) (jetstream.Stream, error) {
+	s, err := q.js.Stream(ctx, "KV_"+bucket)
+	switch {
+	case errors.Is(err, jetstream.ErrStreamNotFound):
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("bucket %s: %w: %w", bucket, ErrUnavailable, err)
+	default:
+		return s, nil
+	}
+}
+
+// eachKey calls f with the subject of every key of a bucket, $KV.<bucket>.<key>.
+func (q *Queue) eachKey(ctx context.Context, bucket string, f func(subject string)) error {
+	s, err := q.existing(ctx, bucket)
+	if s == nil || err != nil {
+		return err
+	}
+	return eachSubject(ctx, s, "$KV."+bucket+".>", f)
+}
+
+// purgeKeys removes the keys of a bucket that match a pattern. It says whether there were any.
+func (q *Queue) purgeKeys(ctx context.Context, bucket, pattern string) (found bool, err error) {
+	s, err := q.existing(ctx, bucket)
+	if s == nil || err != nil {
+		return false, err
+	}
+	subject := "$KV." + bucket + "." + pattern
+	if err := eachSubject(ctx, s, subject, func(string) { found = true }); err != nil || !found {
+		return false, err
+	}
+	if err := s.Purge(ctx, jetstream.WithPurgeSubject(subject)); err != nil {
+		return false, fmt.Errorf("bucket %s: %w: %w", bucket, ErrUnavailable, err)
+	}
+	return true, nil
+}

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"time"
 )
@@ -22,7 +23,7 @@ func (r ref) part() int              { return int(r & (1<<partBits - 1)) }
 const (
 	partAppend byte = iota // adds a body to a subject
 	partState              // replaces all that a subject holds
-	partForget             // drops all subjects of a run; the subject is the run's token
+	partForget             // drops all subjects of an owner, which stands in the place of the subject
 )
 
 type part struct {
@@ -43,7 +44,7 @@ type record struct {
 type index struct {
 	last     uint64               // sequence up to which the log is folded
 	subjects map[string][]ref     // writes to a subject, oldest first
-	runs     map[string]*runIndex // by the run's token
+	runs     map[string]*runIndex // by owner: see ownerOf
 	uses     map[uint64]int       // writes of a record that a subject still holds
 	dead     []uint64             // records that no subject holds a write of
 
@@ -53,11 +54,15 @@ type index struct {
 	pins    map[uint64][]uint64 // of such an older record: the records that forget a part of it
 }
 
-// runIndex is what a run has in the ledger.
+// runIndex is what a run, or another owner, has in the ledger.
 type runIndex struct {
 	subjects map[string]struct{}
-	records  map[uint64]struct{} // every one that has a write of the run, also one that was replaced
+	records  map[uint64]struct{} // every one in use that has a write of the owner, also one that was replaced; and some more
+	prune    int                 // how many records there may be before those without a use are dropped
 }
+
+// minPrune is the number of records of an owner that are kept without a look at them.
+const minPrune = 64
 
 func newIndex() *index {
 	return &index{
@@ -96,17 +101,21 @@ func (x *index) apply(r record) {
 func (x *index) add(subject string, at ref) {
 	x.subjects[subject] = append(x.subjects[subject], at)
 	x.uses[at.record()]++
-	token := runOf(subject)
-	if token == "" {
+	owner := ownerOf(subject)
+	if owner == "" {
 		return
 	}
-	run := x.runs[token]
+	run := x.runs[owner]
 	if run == nil {
-		run = &runIndex{subjects: map[string]struct{}{}, records: map[uint64]struct{}{}}
-		x.runs[token] = run
+		run = &runIndex{subjects: map[string]struct{}{}, records: map[uint64]struct{}{}, prune: minPrune}
+		x.runs[owner] = run
 	}
 	run.subjects[subject] = struct{}{}
 	run.records[at.record()] = struct{}{}
+	if len(run.records) > run.prune {
+		maps.DeleteFunc(run.records, func(seq uint64, _ struct{}) bool { return x.uses[seq] == 0 })
+		run.prune = max(minPrune, 2*len(run.records))
+	}
 }
 
 // drop takes away all that a subject holds.
@@ -129,9 +138,9 @@ func (x *index) die(seq uint64) {
 	delete(x.pins, seq)
 }
 
-func (x *index) forget(seq uint64, token string) {
+func (x *index) forget(seq uint64, owner string) {
 	x.forgets[seq] += 0
-	run := x.runs[token]
+	run := x.runs[owner]
 	if run == nil {
 		return
 	}
@@ -144,7 +153,7 @@ func (x *index) forget(seq uint64, token string) {
 			x.pins[older] = append(x.pins[older], seq)
 		}
 	}
-	delete(x.runs, token)
+	delete(x.runs, owner)
 }
 
 // remove passes the records that the log does not need any more to del, in an order in which it may stop after any.
@@ -167,17 +176,50 @@ func (x *index) remove(del func(seq uint64) error) error {
 	return nil
 }
 
-// runOf is the token of the run that a subject of the ledger belongs to, "" when it outlives runs.
-func runOf(subject string) string {
+// Kinds of owners that outlive runs, as they stand in the scopes of their budgets.
+const (
+	ownerAgent = "agent"
+	ownerTeam  = "team"
+)
+
+// ownerOf is what a subject of the ledger goes with: the token of a run, or for the budget of an agent or a team, and the
+// probes of an agent, what ownerName returns. It is "" for what belongs to nobody.
+func ownerOf(subject string) string {
 	tokens := strings.SplitN(subject, ".", 6)
 	switch {
+	case len(tokens) == 6 && tokens[1] == "call" && tokens[4] == Token(ProbeRun):
+		namespace, agent, _ := agentOf(subject)
+		return ownerName(ownerAgent, namespace, agent)
 	case len(tokens) == 6 && tokens[1] == "call":
 		return tokens[4]
 	case len(tokens) >= 5 && tokens[1] == "budget" && (tokens[3] == "run" || tokens[3] == "step"):
 		return tokens[4]
+	case len(tokens) >= 5 && tokens[1] == "budget" && (tokens[3] == ownerAgent || tokens[3] == ownerTeam):
+		return tokens[3] + "." + tokens[2] + "." + strings.Join(tokens[4:], ".")
 	default:
 		return ""
 	}
+}
+
+// ownerName is how the ledger knows an agent or a team. No run has a token with dots.
+func ownerName(kind, namespace, name string) string {
+	return kind + "." + strings.TrimPrefix(BudgetSubject(namespace, name), "ark.budget.")
+}
+
+// parseOwner is the reverse of ownerName.
+func parseOwner(owner string) (kind, namespace, name string, ok bool) {
+	tokens := strings.Split(owner, ".")
+	if len(tokens) < 3 {
+		return "", "", "", false
+	}
+	names := make([]string, len(tokens)-1)
+	for i, token := range tokens[1:] {
+		var err error
+		if names[i], err = Untoken(token); err != nil {
+			return "", "", "", false
+		}
+	}
+	return tokens[0], names[0], strings.Join(names[1:], "."), true
 }
 
 // recordVersion is the first byte of a record.

@@ -75,7 +75,7 @@ func remember(model map[string][]ref, r record) {
 		switch p.kind {
 		case partForget:
 			for subject := range model {
-				if runOf(subject) == p.subject {
+				if ownerOf(subject) == p.subject {
 					delete(model, subject)
 				}
 			}

@@ -312,30 +312,31 @@ func recordFrom(m *nats.Msg) (record, error) {
 	return decodeRecord(seq, at, m.Data)
 }
 
-// forget drops everything that belongs to runs, and removes the records that nothing else needs.
-func (l *ledger) forget(ctx context.Context, runUIDs []string) error {
+// forget drops everything that belongs to owners, and removes the records that nothing else needs. It says whether there
+// was anything.
+func (l *ledger) forget(ctx context.Context, owners []string) (found bool, err error) {
 	ctx, cancel := l.q.bounded(ctx)
 	defer cancel()
 	unlock, err := l.lock(ctx)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer unlock()
 	if err := l.catchUp(ctx); err != nil {
-		return err
+		return false, err
 	}
 	var parts []part
-	for _, uid := range runUIDs {
-		if run := Token(uid); l.index.runs[run] != nil {
-			parts = append(parts, part{kind: partForget, subject: run})
+	for _, owner := range owners {
+		if l.index.runs[owner] != nil {
+			parts = append(parts, part{kind: partForget, subject: owner})
 		}
 	}
 	for some := range slices.Chunk(parts, MaxBatch) {
 		if _, err := l.append(ctx, some, nil); err != nil {
-			return err
+			return false, err
 		}
 	}
-	return l.collect(ctx)
+	return len(parts) > 0, l.collect(ctx)
 }
 
 // collect removes the records that the log does not need any more.

@@ -209,6 +209,50 @@ func left(t *testing.T, q *queue.Queue) []string {
 	return names
 }
 
+// What outlives runs goes with its agent and its team, and with no other of a similar name.
+func TestAgentsAndTeamsAreForgotten(t *testing.T) {
+	t.Parallel()
+	q := inMemory(t)
+	ctx := t.Context()
+	names := []string{"a", "a.b", "ab"}
+	for _, name := range names {
+		probe := queue.Key{Namespace: "default", Agent: name, RunUID: queue.ProbeRun, TaskID: "probe"}
+		for range 3 {
+			_, err := q.Batch(ctx,
+				queue.Write{Subject: queue.CallSubject(probe), Body: []byte("x"), Rollup: true},
+				queue.Write{Subject: queue.BudgetSubject("default", "agent."+name), Body: []byte("x"), Rollup: true},
+				queue.Write{Subject: queue.BudgetSubject("default", "team."+name), Body: []byte("x"), Rollup: true},
+			)
+			require.NoError(t, err)
+		}
+		token := queue.Token("default") + "." + queue.Token(name)
+		require.NoError(t, q.Bucket(queue.BucketMemory).Put(ctx, token+".session", []byte("x"), 0, 0))
+		require.NoError(t, q.Bucket(queue.BucketProbes).Put(ctx, token, []byte("x"), 0, 0))
+	}
+	holds := func() (agents, teams []string) {
+		require.NoError(t, q.EachAgent(ctx, func(_, agent string) { agents = append(agents, agent) }))
+		require.NoError(t, q.EachTeam(ctx, func(_, team string) { teams = append(teams, team) }))
+		return agents, teams
+	}
+	for i, name := range names {
+		agents, teams := holds()
+		require.ElementsMatch(t, names[i:], agents)
+		require.ElementsMatch(t, names[i:], teams)
+		for _, again := range []bool{true, false} {
+			found, err := q.ForgetAgent(ctx, "default", name)
+			require.NoError(t, err)
+			require.Equal(t, again, found)
+			found, err = q.ForgetTeam(ctx, "default", name)
+			require.NoError(t, err)
+			require.Equal(t, again, found)
+		}
+	}
+	agents, teams := holds()
+	require.Empty(t, agents)
+	require.Empty(t, teams)
+	require.Zero(t, stored(t, q, queue.StreamLedger))
+}
+
 func TestPurgeWithdrawsWhatIsStillQueued(t *testing.T) {
 	t.Parallel()
 	q := inMemory(t)

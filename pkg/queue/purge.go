@@ -27,7 +27,7 @@ func (q *Queue) PurgeRun(ctx context.Context, runUIDs ...string) (left []string,
 	if err != nil {
 		return runUIDs, fmt.Errorf("remove runs: look for queued tasks: %w", err)
 	}
-	var done []string
+	var done, owners []string
 	var errs []error
 	for _, uid := range runUIDs { // what still costs something comes first
 		if keys := queued[uid]; len(keys) > 0 {
@@ -35,9 +35,9 @@ func (q *Queue) PurgeRun(ctx context.Context, runUIDs ...string) (left []string,
 			errs = append(errs, q.withdraw(ctx, keys))
 			continue
 		}
-		done = append(done, uid)
+		done, owners = append(done, uid), append(owners, Token(uid))
 	}
-	if err := q.log.forget(ctx, done); err != nil {
+	if _, err := q.log.forget(ctx, owners); err != nil {
 		return runUIDs, fmt.Errorf("remove runs: %w", errors.Join(append(errs, err)...))
 	}
 	for _, uid := range done {
@@ -99,6 +99,51 @@ func (q *Queue) purge(ctx context.Context, uid string) error {
 	} {
 		if err := p.stream.Purge(ctx, jetstream.WithPurgeSubject(p.subject)); err != nil {
 			return fmt.Errorf("remove %s: %w", p.subject, err)
+		}
+	}
+	return nil
+}
+
+// ForgetAgent removes what outlives the runs of an agent that is gone for good: its budget, what it remembers, and its
+// probes. It says whether there was anything; calls that are settled late may bring the budget back.
+func (q *Queue) ForgetAgent(ctx context.Context, namespace, agent string) (found bool, err error) {
+	if found, err = q.log.forget(ctx, []string{ownerName(ownerAgent, namespace, agent)}); err != nil {
+		return found, fmt.Errorf("forget agent %s/%s: %w", namespace, agent, err)
+	}
+	key := Token(namespace) + "." + Token(agent)
+	for bucket, keys := range map[string]string{BucketMemory: key + ".>", BucketProbes: key} {
+		n, err := q.purgeKeys(ctx, bucket, keys)
+		if err != nil {
+			return found, fmt.Errorf("forget agent %s/%s: %w", namespace, agent, err)
+		}
+		found = found || n
+	}
+	return found, nil
+}
+
+// ForgetTeam removes the budget of a team that is gone for good. It says whether there was one; calls that are settled late
+// may bring it back.
+func (q *Queue) ForgetTeam(ctx context.Context, namespace, team string) (found bool, err error) {
+	found, err = q.log.forget(ctx, []string{ownerName(ownerTeam, namespace, team)})
+	if err != nil {
+		return found, fmt.Errorf("forget team %s/%s: %w", namespace, team, err)
+	}
+	return found, nil
+}
+
+// EachTeam calls f once for every team that has used a budget.
+func (q *Queue) EachTeam(ctx context.Context, f func(namespace, team string)) error {
+	return q.eachOwner(ctx, ownerTeam, f)
+}
+
+func (q *Queue) eachOwner(ctx context.Context, kind string, f func(namespace, name string)) error {
+	owners, err := q.log.owners(ctx)
+	if err != nil {
+		return fmt.Errorf("owners of budgets: %w", err)
+	}
+	for _, owner := range owners {
+		if of, namespace, name, ok := parseOwner(owner); ok && of == kind {
+			f(namespace, name)
 		}
 	}
 	return nil

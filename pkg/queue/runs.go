@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/nats-io/nats.go"
@@ -73,6 +75,21 @@ func eachSubject(ctx context.Context, s jetstream.Stream, filter string, f func(
 
 // runs lists the uids of the runs that the ledger holds anything of.
 func (l *ledger) runs(ctx context.Context) ([]string, error) {
+	owners, err := l.owners(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var uids []string
+	for _, owner := range owners {
+		if uid, err := Untoken(owner); err == nil {
+			uids = append(uids, uid)
+		}
+	}
+	return uids, nil
+}
+
+// owners lists all owners that the ledger holds anything of.
+func (l *ledger) owners(ctx context.Context) ([]string, error) {
 	unlock, err := l.lock(ctx)
 	if err != nil {
 		return nil, err
@@ -84,11 +101,5 @@ func (l *ledger) runs(ctx context.Context) ([]string, error) {
 	if err := l.catchUp(ctx); err != nil {
 		return nil, err
 	}
-	var uids []string
-	for token := range l.index.runs {
-		if uid, err := Untoken(token); err == nil {
-			uids = append(uids, uid)
-		}
-	}
-	return uids, nil
+	return slices.Collect(maps.Keys(l.index.runs)), nil
 }

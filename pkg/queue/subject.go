@@ -96,6 +96,9 @@ func isPlain(c byte) bool {
 	return c == '-' || '0' <= c && c <= '9' || 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z'
 }
 
+// ProbeRun stands for the uid of a run in the journals of probes, which belong to their agent. It is the uid of no run.
+const ProbeRun = "ark-probe"
+
 // CallSubject is the subject of the ledger that holds the journal of a task.
 func CallSubject(k Key) string { return k.subject("call") }
 

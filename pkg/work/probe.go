@@ -16,7 +16,7 @@ import (
 
 // ProbeRun is what stands for the uid of a run in the journals of probes. It is the uid of no run: whoever removes
 // what belongs to runs that are gone leaves it alone.
-const ProbeRun = "ark-probe"
+const ProbeRun = queue.ProbeRun
 
 // Verbs of probes.
 const (

@@ -12,6 +12,7 @@ import (
 	"arkonis.dev/ark/pkg/controller"
 	"arkonis.dev/ark/pkg/kube"
 	"arkonis.dev/ark/pkg/task"
+	"arkonis.dev/ark/pkg/work"
 )
 
 const (
@@ -21,6 +22,8 @@ const (
 	paceStatus  = statusPause
 	// absentTime is how long tasks wait for an agent that was never there, such as one that is applied after its run.
 	absentTime = time.Minute
+	// settledAfter is when the last calls of a removed agent are settled: that may bring its budget back.
+	settledAfter = 2 * work.DefaultSettleAfter
 	// watchRetry is the pause after the queue could not be watched.
 	watchRetry = 5 * time.Second
 )
@@ -136,6 +139,13 @@ func (a *Agents) removed(ctx context.Context, key controller.Key) (controller.Re
 	if n > 0 {
 		a.log.InfoContext(ctx, "tasks of a removed agent have failed", "namespace", key.Namespace, "agent", key.Name, "tasks", n)
 	}
+	found, err := a.cfg.Queue.ForgetAgent(ctx, key.Namespace, key.Name)
+	if err != nil {
+		return controller.Result{}, err
+	}
 	a.forget(key)
+	if found {
+		return controller.Result{After: settledAfter}, nil
+	}
 	return controller.Result{}, nil
 }

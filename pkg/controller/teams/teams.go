@@ -20,6 +20,7 @@ import (
 	"arkonis.dev/ark/pkg/controller/teamspec"
 	"arkonis.dev/ark/pkg/kube"
 	"arkonis.dev/ark/pkg/queue"
+	"arkonis.dev/ark/pkg/work"
 )
 
 // Config is what the controller works with. Observe may be left out.
@@ -151,6 +152,7 @@ func (t *Teams) addWhere(namespace string, which func(*v1alpha1.ArkTeam) bool) {
 func (t *Teams) Run(ctx context.Context) {
 	var group sync.WaitGroup
 	group.Go(func() { t.followTriggers(ctx) })
+	group.Go(func() { t.sweep(ctx) })
 	t.Controller.Run(ctx)
 	group.Wait()
 }
@@ -172,17 +174,47 @@ func (t *Teams) reconcile(ctx context.Context, key controller.Key) (controller.R
 	if terminating(err) {
 		return controller.Result{}, nil // the namespace goes, and all in it
 	}
-	if w.team == nil {
-		t.mu.Lock()
-		delete(t.written, key)
-		delete(t.looked, key)
-		t.mu.Unlock()
-	}
-	if err != nil || w.team == nil {
+	if err != nil {
 		return controller.Result{}, err
+	}
+	if w.team == nil {
+		return t.removed(ctx, key)
 	}
 	again, err := t.writeStatus(ctx, w.team, d.statusNow())
 	return controller.Result{After: soonest(d.again, again)}, err
+}
+
+// settledAfter is when the last calls of a removed team are settled: that may bring its budget back.
+const settledAfter = 2 * work.DefaultSettleAfter
+
+// removed drops what is kept of a team that does not exist.
+func (t *Teams) removed(ctx context.Context, key controller.Key) (controller.Result, error) {
+	t.mu.Lock()
+	delete(t.written, key)
+	delete(t.looked, key)
+	t.mu.Unlock()
+	// The cache may be behind: what follows cannot be undone.
+	_, err := t.cfg.Clients.Teams(key.Namespace).Get(ctx, key.Name, metav1.GetOptions{})
+	if !apierrors.IsNotFound(err) {
+		if apierrors.IsForbidden(err) { // a namespace that another operator looks after
+			err = nil
+		}
+		return controller.Result{}, err
+	}
+	found, err := t.cfg.Queue.ForgetTeam(ctx, key.Namespace, key.Name)
+	if err != nil || !found {
+		return controller.Result{}, err
+	}
+	return controller.Result{After: settledAfter}, nil
+}
+
+// sweep looks at the teams that were removed while nobody looked.
+func (t *Teams) sweep(ctx context.Context) {
+	if err := t.cfg.Queue.EachTeam(ctx, func(namespace, team string) {
+		t.Add(controller.Key{Namespace: namespace, Name: team})
+	}); err != nil && ctx.Err() == nil {
+		t.log.WarnContext(ctx, "budgets of removed teams are kept until the next start", "error", err)
+	}
 }
 
 // terminating says that something could not be made because its namespace is being removed.

@@ -90,9 +90,10 @@ func (q *Queue) taskConsumer(namespace, agent string, ackWait time.Duration) jet
 // consumerName is readable where the names are short; the server's limit is 255 bytes. With a key it ends in what nobody
 // guesses without it.
 //
-// The name is what protects a consumer: a request that enters ark's account gets a one-time reply subject from the server,
-// except when its reply begins with $JS.ACK. That one is left as it is, and what JetStream answers there, a message
-// without a body, acknowledges whatever task the subject names. Who does not know the consumer cannot name it.
+// The name protects a consumer: a request that enters ark's account gets a one-time reply subject from the server, except
+// when its reply begins with $JS.ACK. That one is left as it is, and what JetStream answers there, a message without a
+// body, acknowledges whatever task the subject names. Newer servers take no such reply from a client. With older ones, who
+// does not know the consumer cannot name it.
 func consumerName(key []byte, namespace, agent string) string {
 	name := Token(namespace) + "__" + Token(agent)
 	if len(name) > 120 {

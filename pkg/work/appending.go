@@ -249,6 +249,9 @@ func (w *withdrawing) decide(t *turn, o *op) step {
 	case !o.reloaded && (w.req.Epoch > j.epoch || w.req.Epoch == j.epoch && w.req.N > j.appended+1):
 		o.reload, o.reloaded = true, true
 		return stepUnloaded
+	case j.epoch == 0:
+		o.outcome = ErrGone
+		return stepEnded
 	case w.req.Epoch != j.epoch:
 		o.outcome = ErrFenced
 		return stepEnded

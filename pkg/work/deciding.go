@@ -22,6 +22,8 @@ func (r releasing) decide(t *turn, o *op) step {
 	case r.epoch > j.epoch && !o.reloaded:
 		o.reload, o.reloaded = true, true
 		return stepUnloaded
+	case j.epoch == 0:
+		o.outcome = ErrGone
 	case r.epoch != j.epoch:
 		o.outcome = ErrFenced
 	case !j.released:

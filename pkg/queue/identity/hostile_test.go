@@ -80,6 +80,7 @@ type hostility struct {
 	victims  []*pod
 	foreign  []*task.Task // in the queue, waiting or in a victim's hands
 	idle     []*task.Task // of an agent that has never run
+	payload  *task.Ref    // of a victim
 	own      identity.Agent
 	consumer string // the attacker's
 
@@ -111,10 +112,16 @@ func newHostility(t *testing.T) *hostility {
 		require.Equal(t, held.ID, p.next().Task.ID)
 		s, err := p.work.TakeOver(ctx, queue.KeyOf(held), "pod")
 		require.NoError(t, err)
-		_, err = s.PutPayload(ctx, []byte(strings.Repeat(secret, 10_000)))
+		body, err := s.PutPayload(ctx, []byte(strings.Repeat(secret, 10_000)))
 		require.NoError(t, err)
+		h.payload = body.Ref
 		p.tasks.Pause()
 		h.secretTask(a, 2)
+	}
+	for c := range tasks.ListConsumers(ctx).Info() {
+		for _, a := range victims() {
+			require.NotEqual(t, strings.ReplaceAll(names(a), ".", "__"), c.Name, "its name protects a consumer, and can be guessed")
+		}
 	}
 	for n := range 5 {
 		h.idle = append(h.idle, h.secretTask(identity.Agent{Namespace: "default", Name: "asleep"}, n))
@@ -132,6 +139,12 @@ func newHostility(t *testing.T) *hostility {
 		}))
 	require.NoError(t, err)
 	t.Cleanup(h.nc.Close)
+	_, err = h.nc.Subscribe("_INBOX.own.*", func(m *nats.Msg) {
+		if bytes.Contains(m.Data, []byte(secret)) {
+			h.note(&h.read, m)
+		}
+	})
+	require.NoError(t, err)
 	return h
 }
 
@@ -170,7 +183,7 @@ func (h *hostility) observe() {
 	_, err = nc.Subscribe(">", func(m *nats.Msg) {
 		// The server says of each request from another account where it came from.
 		crossed := strings.Contains(m.Header.Get("Nats-Request-Info"), `"acc"`)
-		if !mine(m.Subject) && (crossed || h.ofVictim(m.Subject)) {
+		if !h.mine(m.Subject) && (crossed || h.ofVictim(m.Subject)) {
 			h.note(&h.written, m)
 		}
 	})
@@ -213,16 +226,19 @@ func (h *hostility) refusals() int { h.mu.Lock(); defer h.mu.Unlock(); return h.
 func names(a identity.Agent) string { return queue.Token(a.Namespace) + "." + queue.Token(a.Name) }
 
 // mine says whether the attacker may send to a subject.
-func mine(subject string) bool {
+func (h *hostility) mine(subject string) bool {
+	if subject == "$JS.API.CONSUMER.MSG.NEXT.ARK_TASKS."+h.consumer {
+		return true
+	}
 	for _, prefix := range []string{
-		"$JS.ACK.ARK_TASKS.default__writer__", "ark.desk.default.writer.", "ark.work.default.writer.",
+		"$JS.ACK.ARK_TASKS." + h.consumer + ".", "ark.desk.default.writer.", "ark.work.default.writer.",
 		"ark.chunk.default.writer.", "ark.progress.default.writer.",
 	} {
 		if strings.HasPrefix(subject, prefix) {
 			return true
 		}
 	}
-	return strings.HasPrefix(subject, "$JS.API.CONSUMER.MSG.NEXT.ARK_TASKS.default__writer__")
+	return false
 }
 
 // ofVictim says whether a subject names a victim or a task of one. Victims do nothing while they are attacked.
@@ -270,7 +286,7 @@ func (h *hostility) snapshot() map[string]string {
 		}
 		consumers := s.ListConsumers(ctx)
 		for c := range consumers.Info() {
-			if name != queue.StreamTasks || strings.HasPrefix(c.Name, "default__writer__") {
+			if name != queue.StreamTasks || c.Name == h.consumer {
 				continue
 			}
 			all["consumer "+name+" "+c.Name] = encode(h.t, []any{c.Config, c.Delivered, c.AckFloor, c.NumAckPending, c.NumPending, c.NumRedelivered})

@@ -66,7 +66,7 @@ func (h *hostility) listen(r *rand.Rand) {
 	}
 	var err error
 	f := func(m *nats.Msg) {
-		if !mine(m.Subject) && !strings.HasPrefix(m.Subject, "ark.cancel.default.writer.") {
+		if !h.mine(m.Subject) && !strings.HasPrefix(m.Subject, "ark.cancel.default.writer.") {
 			h.note(&h.read, m)
 		}
 	}
@@ -122,7 +122,10 @@ func (h *hostility) atOwnDesk(r *rand.Rand) {
 	id, run := queue.Token(tk.ID), queue.Token(tk.Run.UID)
 	forged := encode(h.t, newResult(tk, "forged"))
 	takeOver := encode(h.t, map[string]any{"task": tk.ID, "pod": "p", "id": "i", "patience": 1000})
-	held := encode(h.t, map[string]any{"run": tk.Run.UID, "task": tk.ID, "epoch": 1 + r.IntN(2), "n": 1, "id": "x", "key": "k", "from": 1})
+	held := encode(h.t, map[string]any{
+		"run": tk.Run.UID, "task": tk.ID, "epoch": r.IntN(3), "n": 1, "id": "x", "key": "k", "from": 1, "ref": h.payload, "length": 100, "count": 5, "wait": 1,
+		"entries": []any{map[string]any{"note": secret}}, "entry": map[string]any{"id": "x", "text": secret},
+	})
 	requests := [][2]string{
 		{"ark.desk.default.writer.result." + run + "." + id, forged},
 		{"ark.desk.default.writer.result.run-2." + id, forged},
@@ -141,7 +144,7 @@ func (h *hostility) atOwnDesk(r *rand.Rand) {
 		{"ark.work.default.writer.*", takeOver},
 	}
 	request := pick(r, requests)
-	h.send(request[0], h.nc.NewInbox(), []byte(request[1]), h.headers(r))
+	h.send(request[0], "_INBOX.own.x", []byte(request[1]), h.headers(r))
 }
 
 func (h *hostility) send(subject, reply string, body []byte, headers nats.Header) {

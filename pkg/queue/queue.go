@@ -28,6 +28,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"sync"
 	"time"
 
@@ -142,6 +143,11 @@ func Open(ctx context.Context, nc *nats.Conn, cfg Config) (*Queue, error) {
 		return nil, fmt.Errorf("open queue: %w", err)
 	}
 	return q, nil
+}
+
+// StoreID names the store that holds the streams: another one was made anew, and holds nothing of what was stored before.
+func (q *Queue) StoreID() string {
+	return strconv.FormatInt(q.results.CachedInfo().Created.UnixNano(), 36)
 }
 
 // Conn is the connection that the queue was opened with.

@@ -353,14 +353,15 @@ func (p *puller) broken(err error) {
 // delivered again after AckWait.
 func (p *puller) renew() {
 	p.retry = nil
-	if _, err := p.t.q.takeFrom(p.t.ctx, p.t.ns, p.t.agent, p.t.cfg.AckWait); err != nil {
-		if p.t.q.nc.IsClosed() {
-			return
-		}
-		if !errors.Is(err, jetstream.ErrConsumerNameAlreadyInUse) {
-			p.broken(err)
-			return
-		}
+	consumer, err := p.t.q.takeFrom(p.t.ctx, p.t.ns, p.t.agent, p.t.cfg.AckWait)
+	switch {
+	case err == nil:
+		p.t.consumer = consumer // another one where the store is another one
+	case p.t.q.nc.IsClosed():
+		return
+	case !errors.Is(err, jetstream.ErrConsumerNameAlreadyInUse):
+		p.broken(err)
+		return
 	}
 	old, pending := p.sub, p.msgs
 	if err := p.subscribe(); err != nil {

@@ -75,6 +75,8 @@ const (
 
 	AnnotationCancel = "arkonis.dev/cancel" // "true" on an ArkRun cancels it
 	AnnotationTrace  = "arkonis.dev/traceparent"
+	// AnnotationStore on an ArkRun names the queue's store that holds its results. Where that is another one, they are lost.
+	AnnotationStore = "arkonis.dev/store"
 	// AnnotationCancelReason is a sentence for people beside AnnotationCancel.
 	AnnotationCancelReason = "arkonis.dev/cancel-reason"
 	// AnnotationInput on an ArkEvent says how the inputs of its targets are written: InputJSON, or as templates without it.
@@ -131,6 +133,7 @@ const (
 	ReasonAgentNotFound  = "AgentNotFound"
 	ReasonCancelled      = "Cancelled"
 	ReasonRoutingFailed  = "RoutingFailed"
+	ReasonStoreLost      = "StoreLost"    // the queue's store, with the results of the run's steps, is gone
 	ReasonNotRetryable   = "NotRetryable" // the run cannot go on from the one that it retries
 )
 

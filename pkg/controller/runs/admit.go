@@ -223,6 +223,9 @@ func (c *Controller) adopt(ctx context.Context, run *v1alpha1.ArkRun, spec *v1al
 	if run.Annotations[v1alpha1.AnnotationTrace] == "" {
 		annotations[v1alpha1.AnnotationTrace] = traceparent(run)
 	}
+	if run.Annotations[v1alpha1.AnnotationStore] == "" {
+		annotations[v1alpha1.AnnotationStore] = c.cfg.Queue.StoreID()
+	}
 	complete := len(annotations) == 0 && len(owners) == len(run.OwnerReferences)
 	for k, v := range labels {
 		complete = complete && run.Labels[k] == v

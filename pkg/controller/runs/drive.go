@@ -195,6 +195,9 @@ func (c *Controller) open(ctx context.Context, key controller.Key, run *v1alpha1
 			return nil, c.settle(ctx, nil, run)
 		}
 	}
+	if store := run.Annotations[v1alpha1.AnnotationStore]; store != "" && store != c.cfg.Queue.StoreID() {
+		return nil, c.storeLost(ctx, run, now)
+	}
 	run, spec, err := c.admit(ctx, run, now)
 	if run == nil || err != nil {
 		return nil, err

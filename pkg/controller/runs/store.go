@@ -82,7 +82,7 @@ func (s store) StartChild(ctx context.Context, child runner.Child) error {
 			Name: child.Name, Namespace: child.Key.Namespace,
 			Labels:          map[string]string{v1alpha1.LabelManagedBy: v1alpha1.ManagedBy, v1alpha1.LabelTeam: child.Team},
 			OwnerReferences: kube.Controlled(kind, s.d.object),
-			Annotations:     traceOf(ctx),
+			Annotations:     annotationsOf(ctx, c.cfg.Queue.StoreID()),
 		},
 		Spec: *spec,
 	}
@@ -128,14 +128,15 @@ func parentOf(child runner.Child) *v1alpha1.ParentTask {
 	return p
 }
 
-// traceOf is the annotation that carries the trace of a context on.
-func traceOf(ctx context.Context) map[string]string {
+// annotationsOf are those of a run that ark makes: the store that will hold its results, and the trace that goes on in it.
+func annotationsOf(ctx context.Context, store string) map[string]string {
+	annotations := map[string]string{v1alpha1.AnnotationStore: store}
 	carrier := propagation.MapCarrier{}
 	propagation.TraceContext{}.Inject(ctx, carrier)
 	if parent := carrier.Get("traceparent"); parent != "" {
-		return map[string]string{v1alpha1.AnnotationTrace: parent}
+		annotations[v1alpha1.AnnotationTrace] = parent
 	}
-	return nil
+	return annotations
 }
 
 // CancelChild implements runner.Store.

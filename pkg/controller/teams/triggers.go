@@ -59,7 +59,9 @@ const maxSnapshot = 512 << 10
 func (t *Teams) runOf(ctx context.Context, f *trigger.Firing) (*v1alpha1.ArkRun, error) {
 	fired := f.Trigger()
 	run := &v1alpha1.ArkRun{ObjectMeta: metav1.ObjectMeta{
-		Name: f.Run, Namespace: f.Namespace, Annotations: map[string]string{v1alpha1.AnnotationTrace: f.Traceparent},
+		Name: f.Run, Namespace: f.Namespace, Annotations: map[string]string{
+			v1alpha1.AnnotationTrace: f.Traceparent, v1alpha1.AnnotationStore: t.cfg.Queue.StoreID(),
+		},
 		Labels: map[string]string{v1alpha1.LabelManagedBy: v1alpha1.ManagedBy, v1alpha1.LabelEvent: f.Event},
 	}}
 	if f.Agent != "" {

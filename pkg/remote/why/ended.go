@@ -83,6 +83,7 @@ func remedies() map[string]remedy {
 			"team {team} refers to something that does not exist", []string{"kubectl describe arkteam {team}", "kubectl get arkagents,arkteams,arkregistries", retry},
 		},
 		"NameConflict": {"an object that ark did not make has a name that the run needs", []string{"kubectl describe arkrun {run}"}},
+		"StoreLost":    {"the queue's store was lost while the run was live, and with it the results of its steps", []string{"ark trigger {team}"}},
 		"NotRetryable": {"the run could not go on from the one that it retries", []string{"ark runs {team}", "ark trigger {team}"}},
 	}
 }

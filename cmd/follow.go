@@ -8,8 +8,10 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"arkonis.dev/ark/pkg/apis/data"
 	v1alpha1 "arkonis.dev/ark/pkg/apis/v1alpha1"
 	"arkonis.dev/ark/pkg/local/progress"
+	"arkonis.dev/ark/pkg/queue"
 	"arkonis.dev/ark/pkg/remote"
 )
 
@@ -21,13 +23,35 @@ func follow(ctx context.Context, s *streams, cluster *remote.Cluster, run *v1alp
 		view = progress.NewScreen(s.err, progress.Terminal{Size: s.size, Color: s.color})
 	}
 	observer := progress.NewObserver(view, false)
-	run, err := cluster.Follow(ctx, run, func(now *v1alpha1.ArkRun) { observer.Run(string(now.UID), "", now.Status) })
+	top := run.UID
+	run, err := cluster.FollowFamily(ctx, run, remote.Watcher{
+		Changed: func(now *v1alpha1.ArkRun) {
+			task := ""
+			if p := now.Spec.Parent; p != nil && now.UID != top {
+				task = p.TaskID
+			}
+			observer.Run(string(now.UID), task, now.Status)
+		},
+		Told: func(of *v1alpha1.ArkRun, e *data.Entry) { tell(observer, of, e) },
+	})
 	summary := ""
 	if err == nil {
 		summary = summaryOf(run)
 	}
 	view.Finish(summary)
 	return run, left(ctx, run, err)
+}
+
+// tell passes on which tools a task calls.
+func tell(o *progress.Observer, run *v1alpha1.ArkRun, e *data.Entry) {
+	key := queue.Key{Namespace: run.Namespace, Agent: e.Agent, RunUID: string(run.UID), TaskID: e.Task}
+	switch e.Kind {
+	case data.EntryTool:
+		o.Progress(key, queue.Progress{Event: queue.EventTool, Pod: e.Pod, Tool: e.Tool, At: e.At})
+	case data.EntryToolDone:
+		o.Progress(key, queue.Progress{Event: queue.EventToolDone, Pod: e.Pod, Tool: e.Tool, At: e.At})
+	default:
+	}
 }
 
 // wait waits for the end of a run without showing anything.

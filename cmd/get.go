@@ -1,6 +1,7 @@
 package cmd
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -69,7 +70,7 @@ func (f *getFlags) run(ctx context.Context, s *streams, name string) error {
 	case formatJSON, formatYAML:
 		return encode(s.out, f.output, typed(run, "ArkRun"))
 	default:
-		writeRun(s, run, time.Now())
+		writeRun(s, run, treeOf(ctx, cluster, run), time.Now())
 	}
 	return nil
 }
@@ -90,18 +91,18 @@ func (f *getFlags) allSteps(ctx context.Context, s *streams, cluster *remote.Clu
 }
 
 // writeRun shows a run to people, or to a pipe: its steps alone, one a line.
-func writeRun(s *streams, run *v1alpha1.ArkRun, now time.Time) {
+func writeRun(s *streams, run *v1alpha1.ArkRun, rows []stepRow, now time.Time) {
 	if s.outTerminal {
 		writeRunHead(s, run, now)
 	}
 	t := newTable(s, "STEP", "AGENT", "PHASE", "ATTEMPTS", "TOKENS", "TOOLS", "DURATION", "DETAIL")
-	for _, row := range progress.Tree(run.Status.Steps) {
-		step := row.Step
-		name := step.Name
+	for i := range rows {
+		r, step := &rows[i], rows[i].step
+		name := r.path
 		if s.outTerminal {
-			name = strings.Repeat("· ", row.Depth) + strings.TrimPrefix(step.Name, step.Parent+"/")
+			name = strings.Repeat("· ", r.depth) + r.name
 		}
-		t.row(name, step.Agent, string(step.Phase), count(step.Attempts), tokensOf(step.TokenUsage), count(step.ToolCalls), stepDuration(step, now), detailOf(step))
+		t.row(name, step.Agent, string(step.Phase), count(step.Attempts), tokensOf(step.TokenUsage), count(step.ToolCalls), stepDuration(step, now), cmp.Or(r.calls, detailOf(step)))
 	}
 	t.flush()
 }

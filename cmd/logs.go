@@ -2,6 +2,7 @@ package cmd
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"arkonis.dev/ark/pkg/apis/data"
+	"arkonis.dev/ark/pkg/remote"
 )
 
 // shownResult is how much of the arguments and the result of a tool a line shows, in characters.
@@ -27,9 +29,9 @@ func newLogs(s *streams) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "logs RUN",
 		Short: "Print what the agents of a run in a cluster did: their words and tool calls",
-		Long: `Print what the agents of a run did, step by step: what the models said, which tools they called and what came of it. With
---follow the text is shown while it is written, until the run has ended. RUN is the name of a run, or @latest for the
-newest one.`,
+		Long: `Print what the agents of a run did, in the order of time: what the models said, which tools they called and what came of
+it, also in the runs of teams that play a role in it. With --follow the text is shown while it is written, until the run
+has ended. RUN is the name of a run, or @latest for the newest one.`,
 		Example: `  ark logs @latest -f
   ark logs research-run-5f2c9a8e1b --step find -o json`,
 		Args: oneRun,
@@ -61,10 +63,11 @@ func (f *logsFlags) run(ctx context.Context, s *streams, name string) error {
 		return err
 	}
 	p := &printer{w: s.out, spoken: map[string]string{}}
-	err = cluster.Log(ctx, run, f.step, f.follow, func(line []byte, e *data.Entry) error {
+	asJSON := json.NewEncoder(s.out)
+	asJSON.SetEscapeHTML(false)
+	err = cluster.FamilyLog(ctx, run, remote.LogOptions{Step: f.step, Follow: f.follow}, func(e *data.Entry) error {
 		if f.output == formatJSON {
-			fmt.Fprintln(s.out, string(line))
-			return s.out.failed
+			return asJSON.Encode(e)
 		}
 		p.entry(e)
 		return s.out.failed

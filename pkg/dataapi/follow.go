@@ -3,6 +3,7 @@ package dataapi
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -185,7 +186,7 @@ func (l *logger) news(ctx context.Context, all []news, missed bool) error {
 		if n.chunk != nil {
 			t, known = steps[n.chunk.key.TaskID]
 		}
-		if !known || l.step != "" && t.Step != l.step {
+		if !known || l.mute || l.step != "" && t.Step != l.step {
 			continue
 		}
 		e := entryOf(t, data.EntryChunk, n.chunk.at)
@@ -199,12 +200,6 @@ func (l *logger) news(ctx context.Context, all []news, missed bool) error {
 			return err
 		}
 	}
-	for _, t := range l.past.Tasks() {
-		if changed[t.Key.TaskID] {
-			if err := l.task(ctx, t); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
+	tasks := slices.DeleteFunc(l.past.Tasks(), func(t runner.PastTask) bool { return !changed[t.Key.TaskID] })
+	return l.inOrder(ctx, tasks)
 }

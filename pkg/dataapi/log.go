@@ -27,13 +27,13 @@ const (
 	maxFollowers = 128
 )
 
-// logs answers with what happened in a run: first what is stored, task by task; with follow, then what happens, until
-// the run has ended or the client has gone.
+// logs answers with what happened in a run: first what is stored, in the order of time; with follow, then what happens,
+// until the run has ended or the client has gone.
 func (s *Server) logs(w http.ResponseWriter, r *http.Request, run *v1alpha1.ArkRun) {
 	follow := r.URL.Query().Get("follow") == "true"
 	ctx, stop := context.WithCancel(r.Context())
 	defer stop()
-	l := &logger{s: s, run: run, out: newPatient(w), step: r.URL.Query().Get("step"), seen: map[string]uint64{}, tools: map[string]string{}, ended: map[string]bool{}}
+	l := &logger{s: s, run: run, out: newPatient(w), step: r.URL.Query().Get("step"), mute: r.URL.Query().Get("text") == "false", seen: map[string]uint64{}, tools: map[string]string{}, ended: map[string]bool{}}
 	var live *feed
 	if follow && !run.Status.Phase.Terminal() {
 		select {
@@ -74,6 +74,7 @@ type logger struct {
 	past *runner.Past
 	out  *patient
 	step string // only this one; empty for all
+	mute bool   // without what models and tools said
 
 	seen  map[string]uint64 // by task: the last record of its journal that was written
 	tools map[string]string // names of tools by task and id of the call
@@ -82,10 +83,8 @@ type logger struct {
 
 // stored writes what the stores hold.
 func (l *logger) stored(ctx context.Context) error {
-	for _, t := range l.past.Tasks() {
-		if err := l.task(ctx, t); err != nil {
-			return err
-		}
+	if err := l.inOrder(ctx, l.past.Tasks()); err != nil {
+		return err
 	}
 	if l.run.Status.Phase.Terminal() {
 		if err := l.runEnded(); err != nil {
@@ -95,40 +94,36 @@ func (l *logger) stored(ctx context.Context) error {
 	return l.out.flush()
 }
 
-// task writes what is new of a task: the lines of its journal, and its result.
-func (l *logger) task(ctx context.Context, t runner.PastTask) error {
+// task is what is new of a task: the lines of its journal, and its result.
+func (l *logger) task(ctx context.Context, t runner.PastTask) ([]data.Entry, error) {
 	if l.step != "" && t.Step != l.step || t.Team != "" {
-		return nil
+		return nil, nil
 	}
 	lines, err := work.ReadJournal(ctx, l.s.cfg.Queue, t.Key, maxLogEntry)
 	if err != nil {
-		return err
+		return nil, err
 	}
+	var out []data.Entry
 	for _, line := range lines {
-		if line.Seq <= l.seen[t.Key.TaskID] {
-			continue
-		}
-		for _, e := range l.entries(t, line) {
-			if err := l.write(e); err != nil {
-				return err
-			}
+		if line.Seq > l.seen[t.Key.TaskID] {
+			out = append(out, l.entries(t, line)...)
 		}
 	}
 	if len(lines) > 0 {
 		l.seen[t.Key.TaskID] = lines[len(lines)-1].Seq
 	}
 	if !t.Done || l.ended[t.Key.TaskID] {
-		return nil
+		return out, nil
 	}
 	result, err := l.s.cfg.Queue.Result(ctx, t.Key)
 	if errors.Is(err, queue.ErrNoResult) {
-		return nil
+		return out, nil
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
 	l.ended[t.Key.TaskID] = true
-	return l.write(endOf(t, result))
+	return append(out, endOf(t, result)), nil
 }
 
 func endOf(t runner.PastTask, r *task.Result) data.Entry {
@@ -217,7 +212,15 @@ func (l *logger) runEnded() error {
 	return l.write(e)
 }
 
+// said says that the text of an entry is what a model or a tool said, or was told.
+func said(k data.EntryKind) bool {
+	return k == data.EntryAnswer || k == data.EntryTool || k == data.EntryToolDone
+}
+
 func (l *logger) write(e data.Entry) error {
+	if l.mute && said(e.Kind) {
+		e.Text = ""
+	}
 	if len(e.Text) > maxLogText {
 		n := maxLogText
 		for n > 0 && !utf8.RuneStart(e.Text[n]) {

@@ -98,7 +98,7 @@ func (p *Plan) startRun(t *TaskState) *StartRun {
 	}
 	return &StartRun{
 		TaskID: t.ID, ChildName: childName(t), Team: t.Team, Step: st.id, Role: st.role,
-		Item: t.Item, Iteration: t.Iteration, Attempt: t.Attempt, Input: input, Hops: hops,
+		Item: t.Item, Iteration: t.Iteration, Attempt: t.Attempt, Each: st.items != nil, Input: input, Hops: hops,
 		TimeoutSeconds: st.spec.TimeoutSeconds, Deadline: p.deadline, Created: t.Created, Budgets: st.budgets,
 	}
 }

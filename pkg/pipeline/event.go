@@ -149,6 +149,7 @@ type StartRun struct {
 	Team                     string
 	Step, Role               string
 	Item, Iteration, Attempt int
+	Each                     bool           // the step has items
 	Input                    map[string]any // not yet resolved against the team's declared inputs
 	Hops                     int32          // of the child's trigger
 	TimeoutSeconds           int64          // of the step; 0 leaves it to the team

@@ -88,15 +88,24 @@ func (c *Cluster) Steps(ctx context.Context, run *v1alpha1.ArkRun) ([]v1alpha1.S
 // maxEntry bounds a line of a log, in bytes: far above what the API writes.
 const maxEntry = 1 << 20
 
-// Log passes what happened in a run, or in one of its steps: all that is stored, and with follow what happens until the
-// run has ended. line is the entry as it came.
-func (c *Cluster) Log(ctx context.Context, run *v1alpha1.ArkRun, step string, follow bool, f func(line []byte, e *data.Entry) error) error {
+// LogOptions say which entries of a log are wanted.
+type LogOptions struct {
+	Step   string // of this step only
+	Follow bool   // also what happens, until the run has ended
+	Mute   bool   // without what models and tools say
+}
+
+// Log passes what happened in a run, in the order of time.
+func (c *Cluster) Log(ctx context.Context, run *v1alpha1.ArkRun, o LogOptions, f func(e *data.Entry) error) error {
 	req := c.request(run, data.Log)
-	if follow {
+	if o.Follow {
 		req = req.Param("follow", "true")
 	}
-	if step != "" {
-		req = req.Param("step", step)
+	if o.Mute {
+		req = req.Param("text", "false")
+	}
+	if o.Step != "" {
+		req = req.Param("step", o.Step)
 	}
 	body, err := req.Stream(ctx)
 	if err != nil {
@@ -112,11 +121,11 @@ func (c *Cluster) Log(ctx context.Context, run *v1alpha1.ArkRun, step string, fo
 			return fmt.Errorf("read the log of run %s: %w", run.Name, err)
 		}
 		ended = ended || e.Kind == data.EntryRunEnded
-		if err := f(lines.Bytes(), &e); err != nil {
+		if err := f(&e); err != nil {
 			return err
 		}
 	}
-	if err := lines.Err(); err != nil || follow && !ended {
+	if err := lines.Err(); err != nil || o.Follow && !ended {
 		return fmt.Errorf("the log of run %s broke off before the run had ended: type it again to go on (%w)", run.Name, cmp.Or(err, io.ErrUnexpectedEOF))
 	}
 	return nil

@@ -71,7 +71,7 @@ func (l *Live) startRun(ctx context.Context, a *pipeline.StartRun) error {
 	err := l.config.Store.StartChild(ctx, Child{
 		Parent: l.config.Run, Key: l.key("", a.TaskID), Name: a.ChildName, Team: a.Team, Input: a.Input, Hops: a.Hops,
 		TimeoutSeconds: a.TimeoutSeconds, Created: a.Created, Budgets: a.Budgets, Deadline: a.Deadline,
-		Step: a.Step, Item: a.Item, Iteration: a.Iteration, Anew: l.plan.AskedAgain(a.Step),
+		Step: a.Step, Item: a.Item, Iteration: a.Iteration, Each: a.Each, Anew: l.plan.AskedAgain(a.Step),
 	})
 	if err != nil {
 		return fmt.Errorf("step %s: start a run of team %s: %w", a.Step, a.Team, err)

@@ -30,6 +30,8 @@ type PastTask struct {
 	Step string // or the name of the delegated work
 	Team string // of a child run; the key has no agent then
 	Done bool   // it has a result
+
+	Created time.Time // when it became due
 }
 
 // ReadPast folds all records that there are of a run, whose spec has the snapshot in it.
@@ -97,7 +99,7 @@ func (p *Past) Tasks() []PastTask {
 	out := make([]PastTask, len(p.state.Tasks))
 	for i := range p.state.Tasks {
 		t := &p.state.Tasks[i]
-		out[i] = PastTask{Key: p.live.key(t.Agent, t.ID), Kind: t.Kind, Step: p.plan.StepOfTask(t), Team: t.Team, Done: t.Done}
+		out[i] = PastTask{Key: p.live.key(t.Agent, t.ID), Kind: t.Kind, Step: p.plan.StepOfTask(t), Team: t.Team, Done: t.Done, Created: t.Created}
 	}
 	return out
 }

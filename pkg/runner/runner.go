@@ -54,11 +54,11 @@ type Child struct {
 	TimeoutSeconds int64 // of the step; 0 leaves it to the team
 	Created        time.Time
 
-	// Step, Item and Iteration say which child run it is. Anew says that it has nothing to do with the one that carried
+	// Step, Item and Iteration say which child run it is; Each says that the step has items. Anew says that it has nothing to do with the one that carried
 	// them out in the run that the parent retries.
 	Step            string
 	Item, Iteration int
-	Anew            bool
+	Each, Anew      bool
 
 	// Budgets and Deadline of the runs above hold for the child too.
 	Budgets  []task.Budget

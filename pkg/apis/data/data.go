@@ -5,6 +5,8 @@
 //	GET .../namespaces/NS/arkruns/NAME/steps[?limit=&continue=]  every step, as a StepList
 //	GET .../namespaces/NS/arkruns/NAME/log[?follow=true][&step=STEP]  what happened, one Entry a line, as JSON
 //
+// A log is ordered by time; with text=false it leaves out what models and tools said.
+//
 // All take uid=UID, which refuses a run of the same name that is another one. Errors are Kubernetes Status objects.
 package data
 
@@ -47,6 +49,9 @@ type StepList struct {
 type Entry struct {
 	Kind EntryKind `json:"kind"`
 	At   time.Time `json:"at"`
+	// Run is the run below the one that was asked for, when the logs of several are put together; Step then begins with
+	// the steps above it.
+	Run string `json:"run,omitempty"`
 	// Step, Task and Agent say whose entry it is. Task is the task's id; a step may have several.
 	Step  string `json:"step,omitempty"`
 	Task  string `json:"task,omitempty"`

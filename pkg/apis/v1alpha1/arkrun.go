@@ -146,6 +146,14 @@ type ParentTask struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=64
 	TaskID string `json:"taskID"`
+	// Step of the run above.
+	// +kubebuilder:validation:MaxLength=63
+	// +optional
+	Step string `json:"step,omitempty"`
+	// Item of the step's forEach, from 0; steps without one have none.
+	// +kubebuilder:validation:Minimum=0
+	// +optional
+	Item *int32 `json:"item,omitempty"`
 	// Deadline of the run above.
 	// +optional
 	Deadline *metav1.MicroTime `json:"deadline,omitempty"`
@@ -531,4 +539,12 @@ type StepStatus struct {
 	// +kubebuilder:validation:MaxLength=4096
 	// +optional
 	RoutingReason string `json:"routingReason,omitempty"`
+}
+
+// TopRun is the name of the run that this one was made for: the one that a person or a trigger asked for.
+func (n *ArkRun) TopRun() string {
+	if top := n.Labels[LabelRun]; top != "" && n.Spec.Parent != nil {
+		return top
+	}
+	return n.Name
 }

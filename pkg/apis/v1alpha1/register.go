@@ -72,6 +72,7 @@ const (
 	LabelTeam  = "arkonis.dev/team"  // the ArkTeam
 	LabelRole  = "arkonis.dev/role"  // the role of an inline agent in its team
 	LabelEvent = "arkonis.dev/event" // the ArkEvent
+	LabelRun   = "arkonis.dev/run"   // the ArkRun at the top, on all runs that carry out steps below it
 
 	AnnotationCancel = "arkonis.dev/cancel" // "true" on an ArkRun cancels it
 	AnnotationTrace  = "arkonis.dev/traceparent"

@@ -80,7 +80,9 @@ func (s store) StartChild(ctx context.Context, child runner.Child) error {
 	run := &v1alpha1.ArkRun{
 		ObjectMeta: metav1.ObjectMeta{
 			Name: child.Name, Namespace: child.Key.Namespace,
-			Labels:          map[string]string{v1alpha1.LabelManagedBy: v1alpha1.ManagedBy, v1alpha1.LabelTeam: child.Team},
+			Labels: map[string]string{
+				v1alpha1.LabelManagedBy: v1alpha1.ManagedBy, v1alpha1.LabelTeam: child.Team, v1alpha1.LabelRun: s.d.object.TopRun(),
+			},
 			OwnerReferences: kube.Controlled(kind, s.d.object),
 			Annotations:     annotationsOf(ctx, c.cfg.Queue.StoreID()),
 		},
@@ -117,7 +119,11 @@ func (s store) refuse(ctx context.Context, key queue.Key, reason, message string
 }
 
 func parentOf(child runner.Child) *v1alpha1.ParentTask {
-	p := &v1alpha1.ParentTask{RunUID: child.Key.RunUID, TaskID: child.Key.TaskID}
+	p := &v1alpha1.ParentTask{RunUID: child.Key.RunUID, TaskID: child.Key.TaskID, Step: child.Step}
+	if child.Each {
+		item := int32(child.Item) //nolint:gosec // bounded by the API
+		p.Item = &item
+	}
 	if !child.Deadline.IsZero() {
 		t := metav1.NewMicroTime(child.Deadline)
 		p.Deadline = &t

@@ -80,7 +80,7 @@ func running(old, r row, changed bool) string {
 	case r.iterations > 0 && r.iterations != old.iterations:
 		return fmt.Sprintf(": Running, %d done", r.iterations)
 	case changed:
-		return ": Running" + suffix(" on ", r.agent)
+		return ": Running" + suffix(" on ", r.agent) + suffix(" - ", r.detail)
 	case r.detail != "" && r.detail != old.detail && (r.begun == 0 || r.begun != old.begun): // not when a call beside another one ends
 		return ": " + r.detail
 	default:

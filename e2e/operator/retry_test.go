@@ -206,7 +206,7 @@ func TestRetryOfTeamsInTeams(t *testing.T) {
 	run := w.ended(w.must("retry", "tower-1"))
 	require.Equal(t, v1alpha1.RunSucceeded, run.Status.Phase, run.Status.Message)
 	require.Equal(t, `["did build 1","did build 2","did build 3"]`, run.Status.Output)
-	require.Contains(t, "\n"+w.must("get", run.Name), "\nfloors[1]/build\tfloor-w\tSucceeded\t\t\t\t\tReused: taken over from run floor-run-")
+	require.Contains(t, "\n"+w.must("get", run.Name), "\nfloors[0]/build\tfloor-w\tSucceeded\t\t\t\t\tReused: taken over from run floor-run-")
 	for _, prompt := range []string{"dig 0", "build 0", "dig 1", "build 1", "dig 2", "build 2", "dig 3", "build 3"} {
 		require.Equal(t, 1, models.answered(prompt), prompt)
 	}

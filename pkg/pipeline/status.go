@@ -19,6 +19,7 @@ const (
 	maxStatusSteps   = 150
 	maxRunOutput     = 24 << 10
 	allStepOutputs   = 48 << 10 // shared by all steps that are shown
+	maxStepOutput    = 24 << 10 // of one step, however few are shown: the schema allows no more than 32 KiB of it
 	allStepMessages  = 24 << 10
 	maxStatusMessage = 4000
 )
@@ -36,7 +37,7 @@ func (p *Plan) Status(s *State, now time.Time) v1alpha1.ArkRunStatus {
 	done := status.StepCounts.Total - status.StepCounts.Pending - status.StepCounts.Running
 	status.StepSummary = fmt.Sprintf("%d/%d", done, status.StepCounts.Total)
 	for _, r := range shown {
-		status.Steps = append(status.Steps, r.bound(allStepOutputs/len(shown), min(maxStatusMessage, allStepMessages/len(shown))))
+		status.Steps = append(status.Steps, r.bound(min(maxStepOutput, allStepOutputs/len(shown)), min(maxStatusMessage, allStepMessages/len(shown))))
 	}
 	if e := s.Ending; e != nil && s.Ended {
 		status.Phase, status.FailedStep = e.Phase, e.FailedStep

@@ -209,3 +209,28 @@ func TestStatusOfAReusedStep(t *testing.T) {
 	require.True(t, ok)
 	require.Equal(t, pipeline.StepResult{Step: "a", Output: "{}", Raw: "```{}```", OutputRef: ref, Agent: "t-r", Run: "first"}, r)
 }
+
+// TestNoTextIsLongerThanTheSchemaAllows: also of a run with few steps, which share what all steps may show. The API server
+// refused the whole status otherwise, and the run could not end.
+func TestNoTextIsLongerThanTheSchemaAllows(t *testing.T) {
+	t.Parallel()
+	const schema = 32 << 10 // maxLength of status.output and status.steps[].output
+	for n := 1; n <= 4; n++ {
+		var steps []v1alpha1.Step
+		for i := range n {
+			steps = append(steps, v1alpha1.Step{Name: fmt.Sprintf("s%d", i), Role: "r"})
+		}
+		plan := compile(t, oneRole(steps...))
+		s := plan.Start()
+		play(t, plan, s, func(*pipeline.Submit) (pipeline.TaskEnded, bool) {
+			return pipeline.TaskEnded{Status: task.Succeeded, Output: strings.Repeat("x", 100_000)}, true
+		})
+		status := plan.Status(s, epoch())
+		require.Equal(t, v1alpha1.RunSucceeded, status.Phase)
+		require.LessOrEqual(t, len(status.Output), schema)
+		for i := range status.Steps {
+			require.LessOrEqual(t, len(status.Steps[i].Output), schema, "%d steps", n)
+			require.Greater(t, len(status.Steps[i].Output), 8<<10, "it is bounded, not empty")
+		}
+	}
+}

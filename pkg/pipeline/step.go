@@ -284,30 +284,26 @@ func (f *fold) takeOutput(st *step, state *StepState) (failed string) {
 		state.Output, state.Raw, state.OutputRef, state.Message = u.Output, u.Raw, u.Ref, u.Message
 		return ""
 	}
-	var outputs, raws strings.Builder
-	count, first := 0, ""
+	count, first, rewritten := 0, "", false
 	for k := range state.Units {
 		u := &state.Units[k]
-		separate(&outputs, k)
-		separate(&raws, k)
+		rewritten = rewritten || st.schema != nil || u.Raw != "" && u.Raw != u.Output
 		if u.Phase == UnitFailed {
 			if count++; count == 1 {
 				first = fmt.Sprintf("item %d: %s", k, u.Message)
 			}
-			outputs.WriteString("null")
-			raws.WriteString("null")
-			continue
 		}
-		if st.schema != nil {
-			outputs.WriteString(u.Output)
-		} else {
-			outputs.WriteString(jsonText(u.Output))
-		}
-		raws.WriteString(jsonText(orElse(u.Raw, u.Output)))
 	}
-	state.Output, state.Raw, state.OutputRef, state.Message = closeList(&outputs), "", nil, ""
-	if raw := closeList(&raws); raw != state.Output {
-		state.Raw = raw
+	state.Output, state.Raw, state.OutputRef, state.Message = listOf(state.Units, func(u *Unit) string {
+		if st.schema != nil {
+			return u.Output
+		}
+		return jsonText(u.Output)
+	}), "", nil, ""
+	if rewritten {
+		if raw := listOf(state.Units, func(u *Unit) string { return jsonText(orElse(u.Raw, u.Output)) }); raw != state.Output {
+			state.Raw = raw
+		}
 	}
 	if count == 0 {
 		return ""
@@ -315,17 +311,24 @@ func (f *fold) takeOutput(st *step, state *StepState) (failed string) {
 	return fmt.Sprintf("%d of %d items failed; %s", count, len(state.Units), first)
 }
 
-func separate(b *strings.Builder, k int) {
-	if k == 0 {
-		b.WriteByte('[')
-	} else {
-		b.WriteByte(',')
+// listOf is the JSON list of what items gave; null stands for one that failed. Outputs may be large: they are copied once.
+func listOf(units []Unit, text func(*Unit) string) string {
+	size := len("[]")
+	for k := range units {
+		size += len(units[k].Output) + len(`"",`)
 	}
-}
-
-func closeList(b *strings.Builder) string {
-	if b.Len() == 0 {
-		return "[]"
+	var b strings.Builder
+	b.Grow(size)
+	b.WriteByte('[')
+	for k := range units {
+		if k > 0 {
+			b.WriteByte(',')
+		}
+		if units[k].Phase == UnitFailed {
+			b.WriteString("null")
+		} else {
+			b.WriteString(text(&units[k]))
+		}
 	}
 	b.WriteByte(']')
 	return b.String()

@@ -226,6 +226,7 @@ func (q *Queue) Text(ctx context.Context, t task.Text, limit int64) (string, err
 		return "", err
 	}
 	var b strings.Builder
+	b.Grow(int(max(t.Ref.Size, 0))) // it was found with that size
 	if _, err := io.Copy(&b, r); err != nil {
 		return "", err
 	}

@@ -33,6 +33,9 @@ const (
 	syncInterval = 2 * time.Minute
 	// watchEvery is how often the server's health is looked at.
 	watchEvery = 2 * time.Second
+	// illLooks is how often in a row a stream has to be missing: it is, too, while it is being made, which takes long on a
+	// slow disk.
+	illLooks = 10
 	// spareBytes must be free on the disk before a server that has failed to write is tried again.
 	spareBytes = 4 << 20
 )
@@ -299,7 +302,7 @@ func (s *Server) watch() {
 	defer s.watching.Done()
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
-	told := false
+	told, ill := false, 0
 	for {
 		select {
 		case <-s.quit:
@@ -308,7 +311,10 @@ func (s *Server) watch() {
 		}
 		cause := s.ailment()
 		if cause == "" {
-			told = false
+			told, ill = false, 0
+			continue
+		}
+		if ill++; strings.HasSuffix(cause, "could not be recovered") && ill < illLooks {
 			continue
 		}
 		if !told {

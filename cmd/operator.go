@@ -3,10 +3,12 @@ package cmd
 import (
 	"cmp"
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -36,6 +38,7 @@ type operatorFlags struct {
 	natsListen          string
 	natsAdvertise       string
 	natsURL, natsCreds  string
+	natsAgentCreds      string
 	natsCA              string
 	natsReplicas        int
 	metricsListen       string
@@ -43,6 +46,8 @@ type operatorFlags struct {
 	agentImage          string
 	agentEnv            []string
 	agentEnvFrom        []string
+	agentCA             string
+	triggersKept        time.Duration
 	leaderElect         bool
 	workers             int
 	logLevel, logFormat string
@@ -76,6 +81,7 @@ func newOperator(s *streams) *cobra.Command {
 	fl.StringVar(&f.natsAdvertise, "nats-advertise", "tls://ark-nats.ark-system.svc:4222", "where agents reach the embedded queue")
 	fl.StringVar(&f.natsURL, "nats-url", "", "an external NATS with JetStream instead of the embedded one")
 	fl.StringVar(&f.natsCreds, "nats-creds", "", "credentials file for the external NATS")
+	fl.StringVar(&f.natsAgentCreds, "nats-agent-creds", "", "credentials file that agents get for the external NATS (default that of --nats-creds)")
 	fl.StringVar(&f.natsCA, "nats-ca", "", "authority of the external NATS's certificate, a file")
 	fl.IntVar(&f.natsReplicas, "nats-replicas", 1, "replicas of the streams in the external NATS")
 	fl.StringVar(&f.metricsListen, "metrics-listen", ":8080", "address of /healthz, /readyz and /metrics; empty for none")
@@ -83,6 +89,8 @@ func newOperator(s *streams) *cobra.Command {
 	fl.StringVar(&f.agentImage, "agent-image", "arkonis.dev/ark:"+version, "image of agents' pods: the operator's own")
 	fl.StringArrayVar(&f.agentEnv, "agent-env", nil, "NAME=VALUE for every agent's environment; repeatable")
 	fl.StringSliceVar(&f.agentEnvFrom, "agent-env-from", []string{"ark-api-keys"}, "Secret for every agent's environment, in the agent's namespace where it exists; repeatable")
+	fl.StringVar(&f.agentCA, "agent-ca", "", "certificates of authorities that every agent trusts besides the well-known ones, a PEM file")
+	fl.DurationVar(&f.triggersKept, "triggers-kept", time.Hour, "how long the ArkEvent of a manual trigger stays")
 	fl.BoolVar(&f.leaderElect, "leader-elect", false, "let only one of several operators act (default with --nats-url)")
 	fl.IntVar(&f.workers, "workers", 8, "objects of a kind that are reconciled at once")
 	fl.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
@@ -144,7 +152,14 @@ func (f *operatorFlags) config() (operator.Config, error) {
 	if f.workers < 1 {
 		return c, fmt.Errorf("--workers: %d cannot do anything; give at least 1", f.workers)
 	}
+	if f.triggersKept <= 0 {
+		return c, fmt.Errorf("--triggers-kept: %s is no time; give one such as 1h", f.triggersKept)
+	}
 	env, err := parseEnv(f.agentEnv)
+	if err != nil {
+		return c, err
+	}
+	authorities, err := readAuthorities("--agent-ca", f.agentCA)
 	if err != nil {
 		return c, err
 	}
@@ -169,10 +184,11 @@ func (f *operatorFlags) config() (operator.Config, error) {
 		Identity: cmp.Or(os.Getenv("POD_NAME"), identity), Watch: f.watch,
 		Queue: operator.QueueConfig{
 			Store: f.store, StoreBytes: size, Listen: f.natsListen, Advertise: f.natsAdvertise,
-			URL: f.natsURL, Credentials: f.natsCreds, CA: f.natsCA, Replicas: f.natsReplicas,
+			URL: f.natsURL, Credentials: f.natsCreds, AgentCredentials: f.natsAgentCreds, CA: f.natsCA, Replicas: f.natsReplicas,
 		},
-		Agents: agents.Pods{Image: f.agentImage, EnvFrom: f.agentEnvFrom, Env: env},
-		Listen: f.metricsListen, APIListen: f.apiListen, Workers: f.workers, LeaderElect: f.leaderElect || f.natsURL != "",
+		Agents:       agents.Pods{Image: f.agentImage, EnvFrom: f.agentEnvFrom, Env: env, CA: authorities},
+		TriggersKept: f.triggersKept,
+		Listen:       f.metricsListen, APIListen: f.apiListen, Workers: f.workers, LeaderElect: f.leaderElect || f.natsURL != "",
 	}, nil
 }
 
@@ -186,6 +202,21 @@ func parseEnv(pairs []string) ([]corev1.EnvVar, error) {
 		out = append(out, corev1.EnvVar{Name: name, Value: value})
 	}
 	return out, nil
+}
+
+// readAuthorities reads a file of certificates; none is nothing.
+func readAuthorities(flag, file string) ([]byte, error) {
+	if file == "" {
+		return nil, nil
+	}
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", flag, err)
+	}
+	if !x509.NewCertPool().AppendCertsFromPEM(data) {
+		return nil, fmt.Errorf("%s: %s holds no certificate: give a file of PEM certificates", flag, file)
+	}
+	return data, nil
 }
 
 // parseSize reads a quantity of bytes; none is 0.

@@ -212,6 +212,31 @@ func TestRightsAreNamed(t *testing.T) {
 	}
 }
 
+// With an external NATS the operator has the rights for leader election besides, and no other ones. They are in a file
+// because the operator's own tests give it these.
+func TestRightsWithAnExternalQueue(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../testdata/rights/external.yaml")
+	require.NoError(t, err)
+	var more []rbacv1.PolicyRule
+	require.NoError(t, yaml.UnmarshalStrict(text, &more))
+	rules := func(values map[string]any) map[string][]rbacv1.PolicyRule {
+		all := map[string][]rbacv1.PolicyRule{}
+		for _, o := range rendered(t, values) {
+			switch r := o.(type) {
+			case *rbacv1.ClusterRole:
+				all["ClusterRole "+r.Name] = r.Rules
+			case *rbacv1.Role:
+				all["Role "+r.Name] = r.Rules
+			}
+		}
+		return all
+	}
+	want := rules(nil)
+	want["Role ark-operator"] = append(want["Role ark-operator"], more...)
+	require.Equal(t, want, rules(map[string]any{"nats": map[string]any{"url": "nats://nats:4222"}}))
+}
+
 // With watched namespaces nothing binds the operator's role for the whole cluster.
 func TestRightsOnlyWhereWatched(t *testing.T) {
 	t.Parallel()

@@ -179,9 +179,11 @@ func watchedNamespaces(t *testing.T, w *world) {
 		require.True(t, err == nil || apierrors.IsForbidden(err), err)
 		return err == nil
 	}
-	for namespace, want := range map[string]bool{"team-a": true, "team-b": true, "ark-system": true, "default": false, "kube-system": false} {
+	for namespace, want := range map[string]bool{"team-a": true, "team-b": true, "ark-system": false, "default": false, "kube-system": false} {
 		require.Equal(t, want, allowed(namespace), namespace)
 	}
+	_, err := may.CoreV1().Secrets("ark-system").Get(t.Context(), "ark-queue-keys", metav1.GetOptions{})
+	require.True(t, apierrors.IsNotFound(err), "its own keys: %v", err)
 	require.Contains(t, w.done(t, "install", "--watch-namespaces", "team-b"), "rolebinding.rbac.authorization.k8s.io/ark-operator-watch removed")
 	require.False(t, allowed("team-a"))
 	require.True(t, allowed("team-b"))

@@ -203,6 +203,7 @@ func TestTheAggregatedAPI(t *testing.T) {
 	d.followed()
 	d.commanded()
 	d.revoked(reader)
+	d.left()
 }
 
 // clientCertificate is one that the API server would take.
@@ -377,5 +378,15 @@ func (d *dataWorld) revoked(reader rest.Interface) {
 	require.EventuallyWithT(t, func(c *assert.CollectT) {
 		err := reader.Get().AbsPath(d.path("small", data.Output)).Do(t.Context()).Error()
 		require.True(c, apierrors.IsUnauthorized(err) || apierrors.IsServiceUnavailable(err), "%v", err)
+	}, patience, 50*time.Millisecond)
+}
+
+// left: with the operator's namespace goes what sends requests to the operator.
+func (d *dataWorld) left() {
+	t := d.t
+	require.NoError(t, d.clients.Core.CoreV1().Namespaces().Delete(t.Context(), d.system, metav1.DeleteOptions{}))
+	require.EventuallyWithT(t, func(c *assert.CollectT) {
+		err := d.clients.Core.Discovery().RESTClient().Get().AbsPath("/apis/apiregistration.k8s.io/v1/apiservices/v1alpha1.data.arkonis.dev").Do(t.Context()).Error()
+		require.True(c, apierrors.IsNotFound(err), "%v", err)
 	}, patience, 50*time.Millisecond)
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -27,10 +28,12 @@ import (
 	"arkonis.dev/ark/pkg/kube"
 )
 
-// shared is what all tests of the package use: one API server with ark's kinds, and the built command.
+// shared is what all tests of the package use: one API server with ark's kinds, the built command, and a NATS server that
+// is not ark's.
 var shared struct {
-	api *apiserver.Server
-	ark string
+	api  *apiserver.Server
+	ark  string
+	nats string
 }
 
 func TestMain(m *testing.M) {
@@ -49,9 +52,11 @@ func run(m *testing.M) (code int, err error) {
 		return 1, err
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	shared.ark = filepath.Join(dir, "ark")
-	if out, err := exec.CommandContext(ctx, "go", "build", "-o", shared.ark, "../..").CombinedOutput(); err != nil {
-		return 1, fmt.Errorf("build ark: %w: %s", err, out)
+	shared.ark, shared.nats = filepath.Join(dir, "ark"), filepath.Join(dir, "nats-server")
+	for file, source := range map[string]string{shared.ark: "../..", shared.nats: "github.com/nats-io/nats-server/v2"} {
+		if out, err := exec.CommandContext(ctx, "go", "build", "-o", file, source).CombinedOutput(); err != nil {
+			return 1, fmt.Errorf("build %s: %w: %s", source, err, out)
+		}
 	}
 	if shared.api, err = apiserver.Launch(ctx, os.Stderr); err != nil {
 		return 1, err
@@ -63,7 +68,10 @@ func run(m *testing.M) (code int, err error) {
 	if out, err := kubectl(ctx, "wait", "--for=condition=Established", "crd", "--all", "--timeout=60s"); err != nil {
 		return 1, fmt.Errorf("install ark's kinds: %w: %s", err, out)
 	}
-	return m.Run(), nil
+	if code = m.Run(); code == 0 && wholePackage() {
+		err = rights(ctx)
+	}
+	return code, err
 }
 
 func kubectl(ctx context.Context, args ...string) (string, error) {
@@ -78,6 +86,7 @@ type world struct {
 	clients   *kube.Clients
 	namespace string // of the objects
 	system    string // of the operator
+	config    string // kubeconfig of the operator
 	store     string
 	args      []string // of the operator
 	operator  *operator
@@ -94,7 +103,7 @@ func newWorld(t *testing.T, args ...string) *world {
 	require.NoError(t, err)
 	w := &world{t: t, clients: clients, store: t.TempDir(), args: args}
 	w.namespace, w.system = w.makeNamespace("work-"), w.makeNamespace("system-")
-	w.nats = freeAddress(t)
+	w.nats, w.config = freeAddress(t), w.grant()
 	return w
 }
 
@@ -145,7 +154,7 @@ func (l *logs) String() string {
 // command is ark operator for the world.
 func (w *world) command(args ...string) *exec.Cmd {
 	all := []string{
-		"operator", "--kubeconfig", shared.api.Kubeconfig(), "--namespace", w.system, "--watch-namespaces", w.namespace,
+		"operator", "--kubeconfig", w.config, "--namespace", w.system, "--watch-namespaces", w.namespace,
 		"--metrics-listen", "", "--log-level", "debug", "--log-format", "text",
 	}
 	if w.external != "" {
@@ -162,9 +171,18 @@ func (w *world) command(args ...string) *exec.Cmd {
 // start starts the world's operator and returns when it is ready.
 func (w *world) start() *operator {
 	w.t.Helper()
+	o := w.launch()
+	o.becomesReady()
+	return o
+}
+
+// launch starts an operator, with some more environment.
+func (w *world) launch(env ...string) *operator {
+	w.t.Helper()
 	o := &operator{w: w, logs: &logs{}, http: freeAddress(w.t), done: make(chan struct{})}
 	o.cmd = w.command("--metrics-listen", o.http)
 	o.cmd.Stderr, o.cmd.Stdout = o.logs, o.logs
+	o.cmd.Env = append(o.cmd.Env, env...)
 	require.NoError(w.t, o.cmd.Start())
 	go func() {
 		defer close(o.done)
@@ -177,10 +195,14 @@ func (w *world) start() *operator {
 			w.t.Logf("operator %d:\n%s", o.cmd.Process.Pid, o.logs)
 		}
 	})
-	require.EventuallyWithT(w.t, func(c *assert.CollectT) {
-		require.NoError(c, o.ready(w.t.Context()))
-	}, patience, 50*time.Millisecond)
 	return o
+}
+
+func (o *operator) becomesReady() {
+	o.w.t.Helper()
+	require.EventuallyWithT(o.w.t, func(c *assert.CollectT) {
+		require.NoError(c, o.ready(o.w.t.Context()))
+	}, patience, 50*time.Millisecond)
 }
 
 func (o *operator) ready(ctx context.Context) error {
@@ -199,7 +221,8 @@ func (o *operator) ready(ctx context.Context) error {
 	}
 	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode != http.StatusOK {
-		return errors.New(resp.Status)
+		text, _ := io.ReadAll(resp.Body)
+		return fmt.Errorf("%s: %s", resp.Status, text)
 	}
 	return nil
 }

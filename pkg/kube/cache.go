@@ -8,7 +8,6 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
@@ -39,8 +38,6 @@ type Cache struct {
 
 	Deployments     *Informer[*appsv1.Deployment]
 	Pods            *Informer[*corev1.Pod]
-	CoreServices    *Informer[*corev1.Service]
-	EndpointSlices  *Informer[*discoveryv1.EndpointSlice]
 	NetworkPolicies *Informer[*networkingv1.NetworkPolicy]
 
 	running []runner
@@ -102,10 +99,6 @@ func NewCache(c *Clients, namespaces []string) (*Cache, error) {
 
 		add(k, &k.Deployments, "Deployment", namespaces, own, &appsv1.Deployment{}, nil, func(ns string) lister[*appsv1.DeploymentList] { return c.Core.AppsV1().Deployments(ns) }),
 		add(k, &k.Pods, "Pod", namespaces, own, &corev1.Pod{}, slimPod, func(ns string) lister[*corev1.PodList] { return c.Core.CoreV1().Pods(ns) }),
-		add(k, &k.CoreServices, "Service", namespaces, own, &corev1.Service{}, nil, func(ns string) lister[*corev1.ServiceList] { return c.Core.CoreV1().Services(ns) }),
-		add(k, &k.EndpointSlices, "EndpointSlice", namespaces, own, &discoveryv1.EndpointSlice{}, nil, func(ns string) lister[*discoveryv1.EndpointSliceList] {
-			return c.Core.DiscoveryV1().EndpointSlices(ns)
-		}),
 		add(k, &k.NetworkPolicies, "NetworkPolicy", namespaces, own, &networkingv1.NetworkPolicy{}, nil, func(ns string) lister[*networkingv1.NetworkPolicyList] {
 			return c.Core.NetworkingV1().NetworkPolicies(ns)
 		}),

@@ -45,7 +45,8 @@ func (o *Operator) addControllers() error {
 		return err
 	}
 	e, err := events.New(events.Config{
-		Clients: o.cfg.Clients, Cache: o.cache, Queue: o.queue.Queue, Workers: o.cfg.Workers, Logger: o.log, Telemetry: o.cfg.Telemetry,
+		Clients: o.cfg.Clients, Cache: o.cache, Queue: o.queue.Queue, Kept: o.cfg.TriggersKept,
+		Workers: o.cfg.Workers, Logger: o.log, Telemetry: o.cfg.Telemetry,
 	})
 	if err != nil {
 		return err

@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -35,6 +36,9 @@ type Config struct {
 	Queue QueueConfig
 	// Agents is what the pods of agents are made with.
 	Agents agents.Pods
+
+	// TriggersKept is how long the ArkEvent of a manual trigger is there after it was made, an hour if 0.
+	TriggersKept time.Duration
 
 	// Listen is the address of /healthz, /readyz and /metrics; empty for none.
 	Listen string
@@ -63,10 +67,16 @@ func (c *Config) validate() error {
 	if c.Workers == 0 {
 		c.Workers = defaultWorkers
 	}
+	if c.TriggersKept == 0 {
+		c.TriggersKept = defaultTriggersKept
+	}
 	return c.Queue.validate()
 }
 
-const defaultWorkers = 8
+const (
+	defaultWorkers      = 8
+	defaultTriggersKept = time.Hour
+)
 
 // Operator is the process. Make it with New and run it once.
 type Operator struct {
@@ -109,7 +119,10 @@ func (o *Operator) Run(ctx context.Context) error {
 	}
 	defer stopServing()
 	o.waiting("the queue is not there yet")
-	if o.queue, err = openQueue(ctx, &o.cfg); err != nil {
+	if o.queue, err = openQueue(ctx, &o.cfg, o.waiting); err != nil {
+		if ctx.Err() != nil {
+			return nil // it was asked to end while it waited
+		}
 		return err
 	}
 	defer o.queue.close()

@@ -117,6 +117,7 @@ containers:
   {{- end }}
   {{- if or $v.extraCA.configMap $v.extraCA.secret }}
   - {name: SSL_CERT_DIR, value: /etc/ark/ca}
+  - {name: ARK_AGENT_CA, value: /etc/ark/ca/ca.crt}
   {{- end }}
   ports:
   {{- if not $v.nats.url }}

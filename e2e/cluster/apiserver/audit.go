@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"time"
 )
@@ -21,7 +22,7 @@ type Entry struct {
 	Namespace   string
 	Name        string
 	URI         string
-	Code        int       // the HTTP status; 403 is a request that was denied
+	Code        int       // the HTTP status
 	Reason      string    // why it was allowed or denied, in the authorizer's words
 	Time        time.Time // when it was answered
 }
@@ -34,6 +35,10 @@ func (e Entry) Write() bool {
 	}
 	return false
 }
+
+// Denied reports whether the user had no right to the request. A request that was refused for another reason, such as
+// one to create something in a namespace that is being deleted, has the same status.
+func (e Entry) Denied() bool { return e.Code == http.StatusForbidden && e.Reason == "" }
 
 // ReadAudit reads an audit log. The line that is just being written, if any, is left out.
 func ReadAudit(path string) ([]Entry, error) {

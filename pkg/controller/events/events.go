@@ -27,17 +27,16 @@ import (
 	"arkonis.dev/ark/pkg/trigger"
 )
 
-// manualKept is how long a manual event is there after it was made.
-const manualKept = time.Hour
-
 // manualKey is the idempotency key of a manual event, which fires once.
 const manualKey = "manual"
 
 // Config is what the controller works with. Observe and Telemetry may be left out.
 type Config struct {
-	Clients   *kube.Clients
-	Cache     *kube.Cache
-	Queue     *queue.Queue
+	Clients *kube.Clients
+	Cache   *kube.Cache
+	Queue   *queue.Queue
+	// Kept is how long a manual event is there after it was made.
+	Kept      time.Duration
 	Workers   int
 	Logger    *slog.Logger
 	Observe   controller.Observer
@@ -72,7 +71,7 @@ func (e *Events) reconcile(ctx context.Context, key controller.Key) (controller.
 		return controller.Result{}, nil
 	}
 	now := time.Now()
-	left := event.CreationTimestamp.Add(manualKept).Sub(now)
+	left := event.CreationTimestamp.Add(e.cfg.Kept).Sub(now)
 	if left <= 0 {
 		return controller.Result{}, e.remove(ctx, event)
 	}

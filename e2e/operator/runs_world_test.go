@@ -23,12 +23,15 @@ import (
 func (w *world) pod(agent, name string, env ...string) *exec.Cmd {
 	w.t.Helper()
 	d := w.deployment(agent+"-agent", "the Deployment", func(d *appsv1.Deployment) bool { return len(d.Spec.Template.Spec.Containers) > 0 })
-	a := w.agent(agent)
-	authority, ca := w.keys()
-	creds := w.credentials(authority, identity.Agent{Namespace: w.namespace, Name: agent, UID: string(a.UID)})
 	cmd := exec.CommandContext(w.t.Context(), shared.ark, "runtime", "--listen", "", "--grace-period", "10s", "--log-format", "text", "--log-level", "warn")
-	cmd.Env = append(w.environment(&d.Spec.Template.Spec.Containers[0]), "POD_NAME="+name, "NATS_URL=tls://"+w.nats, "NATS_CREDS="+creds,
-		"NATS_CA="+ca, "SYSTEM_PROMPT_PATH=", "PATH="+os.Getenv("PATH"), "HOME="+os.TempDir())
+	cmd.Env = append(w.environment(&d.Spec.Template.Spec.Containers[0]), "POD_NAME="+name,
+		"SYSTEM_PROMPT_PATH=", "PATH="+os.Getenv("PATH"), "HOME="+os.TempDir())
+	if w.external == "" {
+		a := w.agent(agent)
+		authority, ca := w.keys()
+		creds := w.credentials(authority, identity.Agent{Namespace: w.namespace, Name: agent, UID: string(a.UID)})
+		cmd.Env = append(cmd.Env, "NATS_CREDS="+creds, "NATS_CA="+ca)
+	}
 	cmd.Env = append(cmd.Env, env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	said := &logs{}

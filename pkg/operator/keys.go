@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/url"
-	"os"
 	"sync"
 	"time"
 
@@ -240,24 +239,6 @@ func (k *keys) access(agent identity.Agent, current []byte) (access, error) {
 		expiry = now.Add(credentialsLife)
 	}
 	a.RenewAt = expiry.Add(-credentialsLife / 2)
-	return a, nil
-}
-
-// external is how agents reach a NATS that is not ark's own: with what its administrator has given the operator.
-type external struct{ url, credentials, ca string }
-
-func (e external) access(identity.Agent, []byte) (access, error) {
-	a := access{URL: e.url}
-	for file, to := range map[string]*[]byte{e.credentials: &a.Credentials, e.ca: &a.CA} {
-		if file == "" {
-			continue
-		}
-		data, err := os.ReadFile(file)
-		if err != nil {
-			return access{}, fmt.Errorf("credentials for the external NATS: %w", err)
-		}
-		*to = data
-	}
 	return a, nil
 }
 

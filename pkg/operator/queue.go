@@ -20,8 +20,9 @@ type QueueConfig struct {
 	// Listen is the address of the embedded server's port, Advertise where agents reach it, such as
 	// tls://ark-nats.ark-system.svc:4222.
 	Listen, Advertise string
-	// URL of an external NATS with JetStream; then nothing is embedded. Credentials and CA are files, or empty.
-	URL, Credentials, CA string
+	// URL of an external NATS with JetStream, or several with commas between them; then nothing is embedded. Credentials
+	// and CA are files, or empty. AgentCredentials is the file that agents get, the operator's own if empty.
+	URL, Credentials, AgentCredentials, CA string
 	// Replicas of the streams in an external NATS.
 	Replicas int
 }
@@ -36,6 +37,8 @@ func (c *QueueConfig) validate() error {
 		return errNoAdvertise
 	case c.StoreBytes < 0:
 		return fmt.Errorf("operator: StoreBytes: %d is negative", c.StoreBytes)
+	case c.URL != "":
+		return checkURL(c.URL)
 	default:
 		return nil
 	}
@@ -58,12 +61,15 @@ func (p *queueParts) close() {
 	p.conn.Close()
 }
 
-func openQueue(ctx context.Context, cfg *Config) (*queueParts, error) {
-	open := embed
+// openQueue starts the embedded queue, or connects to an external one. waiting is told what it waits for meanwhile.
+func openQueue(ctx context.Context, cfg *Config, waiting func(string)) (*queueParts, error) {
+	var p *queueParts
+	var err error
 	if cfg.Queue.URL != "" {
-		open = join
+		p, err = join(ctx, cfg, waiting)
+	} else {
+		p, err = embed(ctx, cfg)
 	}
-	p, err := open(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("operator: %w", err)
 	}
@@ -82,16 +88,6 @@ func openQueue(ctx context.Context, cfg *Config) (*queueParts, error) {
 }
 
 const connectionName = "ark operator"
-
-// join connects to an external NATS.
-func join(_ context.Context, cfg *Config) (*queueParts, error) {
-	q := &cfg.Queue
-	conn, err := queue.Connect(queue.Address{URL: q.URL, Credentials: q.Credentials, CA: q.CA}, connectionName, cfg.Logger)
-	if err != nil {
-		return nil, err
-	}
-	return &queueParts{conn: conn, access: external{q.URL, q.Credentials, q.CA}.access}, nil
-}
 
 // embed starts the embedded server.
 func embed(ctx context.Context, cfg *Config) (*queueParts, error) {

@@ -38,6 +38,8 @@ type Pods struct {
 	EnvFrom []string
 	// Env is added to every agent's environment; the agent's own entries win.
 	Env []corev1.EnvVar
+	// CA are certificates, PEM, of authorities that every agent trusts besides those of its image; empty for none.
+	CA []byte
 }
 
 // Access is how an agent's pods reach the queue.

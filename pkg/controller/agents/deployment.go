@@ -1,6 +1,8 @@
 package agents
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"maps"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -16,6 +18,7 @@ import (
 const (
 	annotationPrompt   = "arkonis.dev/prompt-hash"
 	annotationContents = "arkonis.dev/contents-hash"
+	annotationCA       = "arkonis.dev/authorities-hash"
 )
 
 const (
@@ -35,6 +38,7 @@ const (
 	dirPrompt  = "/etc/ark/prompt"
 	dirQueue   = "/etc/ark/queue"
 	dirSecrets = "/etc/ark/secrets"
+	dirCA      = "/etc/ark/ca"
 	dirProgram = "/opt/ark"
 
 	keyPrompt = "prompt"
@@ -70,8 +74,8 @@ func promptSecret(a *v1alpha1.ArkAgent, prompt string) *corev1.Secret {
 	}
 }
 
-// queueSecret lets the pods into the queue. Pods read it anew when they reconnect: a change does not replace them. It is
-// nil where nothing is needed.
+// queueSecret lets the pods into the queue. Pods read that anew when they reconnect: a change does not replace them. What
+// they trust besides is in it too. It is nil where nothing is needed.
 func queueSecret(in *input) *corev1.Secret {
 	data := map[string][]byte{}
 	if len(in.access.Credentials) > 0 {
@@ -79,6 +83,9 @@ func queueSecret(in *input) *corev1.Secret {
 	}
 	if len(in.access.CA) > 0 {
 		data[keyQueueAuthority] = in.access.CA
+	}
+	if len(in.pods.CA) > 0 {
+		data[keyAuthorities] = in.pods.CA
 	}
 	if len(data) == 0 {
 		return nil
@@ -122,6 +129,10 @@ func podTemplate(in *input, p *plan) corev1.PodTemplateSpec {
 	maps.Copy(podLabels, labels(a))
 	annotations[annotationPrompt] = p.resolved.PromptHash
 	annotations[annotationContents] = contentHash(in.refs, in.found)
+	if len(in.pods.CA) > 0 {
+		sum := sha256.Sum256(in.pods.CA)
+		annotations[annotationCA] = hex.EncodeToString(sum[:])
+	}
 	no, grace := false, a.Spec.TerminationGracePeriodSeconds
 	t := tools(in)
 	spec := corev1.PodSpec{
@@ -156,6 +167,11 @@ func volumes(in *input, t *toolFiles) []corev1.Volume {
 	if queueSecret(in) != nil {
 		all = append(all, from("queue", queueSecretName(in.agent.Name)))
 	}
+	if len(in.pods.CA) > 0 {
+		v := from("ca", queueSecretName(in.agent.Name))
+		v.Secret.Items = []corev1.KeyToPath{{Key: keyAuthorities, Path: "ca.crt"}}
+		all = append(all, v)
+	}
 	if sources := t.sources(); len(sources) > 0 {
 		all = append(all, corev1.Volume{Name: "secrets", VolumeSource: corev1.VolumeSource{
 			Projected: &corev1.ProjectedVolumeSource{Sources: sources, DefaultMode: &mode},
@@ -187,6 +203,9 @@ func agentContainer(in *input, p *plan, t *toolFiles) corev1.Container {
 	}
 	if queueSecret(in) != nil {
 		c.VolumeMounts = append(c.VolumeMounts, corev1.VolumeMount{Name: "queue", MountPath: dirQueue, ReadOnly: true})
+	}
+	if len(in.pods.CA) > 0 {
+		c.VolumeMounts = append(c.VolumeMounts, corev1.VolumeMount{Name: "ca", MountPath: dirCA, ReadOnly: true})
 	}
 	if len(t.files) > 0 {
 		c.VolumeMounts = append(c.VolumeMounts, corev1.VolumeMount{Name: "secrets", MountPath: dirSecrets, ReadOnly: true})

@@ -59,6 +59,9 @@ func environment(in *input, p *plan, t *toolFiles) []corev1.EnvVar {
 	if len(in.access.CA) > 0 {
 		e.add(environ.NATSCA, dirQueue+"/"+keyQueueAuthority)
 	}
+	if len(in.pods.CA) > 0 {
+		e.add("SSL_CERT_DIR", dirCA)
+	}
 	if spec.Image != "" {
 		// Another image may have no home that can be written, and no certificate authorities.
 		e.add("HOME", dirTmp)

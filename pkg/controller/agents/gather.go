@@ -158,10 +158,12 @@ func (a *Agents) gatherContents(ctx context.Context, in *input) error {
 	return nil
 }
 
-// keyCredentials and keyQueueAuthority are the keys of the Secret that lets an agent into the queue.
+// keyCredentials and keyQueueAuthority are the keys of the Secret that lets an agent into the queue; keyAuthorities is that
+// of what it trusts besides, in the same Secret.
 const (
 	keyCredentials    = "ark.creds"
 	keyQueueAuthority = "ca.crt"
+	keyAuthorities    = "authorities.crt"
 )
 
 // gatherAccess asks how the agent reaches the queue. Credentials that were issued and that the cache does not show yet are

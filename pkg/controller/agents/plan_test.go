@@ -65,6 +65,8 @@ func readInput(t *testing.T, docs []byte) *input {
 		var kind metav1.TypeMeta
 		require.NoError(t, yaml.Unmarshal([]byte(doc), &kind))
 		switch kind.Kind {
+		case "Authorities":
+			in.pods.CA = []byte(doc)
 		case "ArkAgent":
 			in.agent = &v1alpha1.ArkAgent{}
 			require.NoError(t, yaml.UnmarshalStrict([]byte(doc), in.agent))

@@ -34,6 +34,7 @@ type operatorFlags struct {
 	namespace           string
 	watch               []string
 
+	podIndex            string
 	store, storeSize    string
 	natsListen          string
 	natsAdvertise       string
@@ -75,6 +76,7 @@ func newOperator(s *streams) *cobra.Command {
 	fl.StringVar(&f.context, "context", "", "context of the kubeconfig")
 	fl.StringVar(&f.namespace, "namespace", "", "the operator's own namespace (default $POD_NAMESPACE, then ark-system)")
 	fl.StringSliceVar(&f.watch, "watch-namespaces", nil, "namespaces to look after, separated by commas (default all)")
+	fl.StringVar(&f.podIndex, "pod-index", "", "number of the operator's pod in its StatefulSet: with the embedded queue only 0 runs")
 	fl.StringVar(&f.store, "store", "", "folder of the embedded queue's store")
 	fl.StringVar(&f.storeSize, "store-size", "", "what the embedded queue may store, such as 8Gi")
 	fl.StringVar(&f.natsListen, "nats-listen", ":4222", "address of the embedded queue's port")
@@ -148,6 +150,10 @@ func (f *operatorFlags) config() (operator.Config, error) {
 	}
 	if f.store != "" && f.natsURL != "" {
 		return c, errors.New("--store and --nats-url exclude each other: the store belongs to the embedded queue")
+	}
+	if f.store != "" && f.podIndex != "" && f.podIndex != "0" {
+		return c, fmt.Errorf("this is pod %s of the operator: with the embedded queue, which has one volume, there can be only one; "+
+			"scale the StatefulSet to 1 again, or use an external NATS with --nats-url", f.podIndex)
 	}
 	if f.workers < 1 {
 		return c, fmt.Errorf("--workers: %d cannot do anything; give at least 1", f.workers)

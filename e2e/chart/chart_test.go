@@ -115,7 +115,8 @@ func workload(t *testing.T, all []object) *corev1.PodTemplateSpec {
 func every() map[string]map[string]any {
 	all := func(nats string) map[string]any {
 		return map[string]any{
-			"nats":            map[string]any{"url": nats, "credentialsSecret": map[string]any{"name": "nats-creds"}},
+			"nats": map[string]any{"url": nats, "credentialsSecret": map[string]any{"name": "nats-creds"},
+				"agentCredentialsSecret": map[string]any{"name": "nats-agents"}, "ca": map[string]any{"secret": "nats-ca"}},
 			"watchNamespaces": []any{"team-a", "team-b"}, "agentExtraEnv": []any{map[string]any{"name": "A", "value": "$(B) = c"}},
 			"extraCA": map[string]any{"secret": "roots"}, "proxy": map[string]any{"http": "http://proxy:3128", "https": "http://proxy:3128"},
 			"otlp": map[string]any{"endpoint": "http://collector:4317"}, "webhook": map[string]any{"enabled": true, "externalURL": "https://ark.example"},

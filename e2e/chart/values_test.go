@@ -53,11 +53,19 @@ func effects() map[string]effect {
 		"agentExtraEnv":    {value: list(one2("OPENAI_BASE_URL", `http://m/$(X)?a="b"`)), want: `- "--agent-env=OPENAI_BASE_URL=http://m/$$(X)?a=\"b\""`},
 		"agentEnvFrom":     {value: list("x", "y"), want: `{name: ARK_AGENT_ENV_FROM, value: "x,y"}`},
 
-		"nats.url":                    {value: "tls://nats:4222", want: `{name: ARK_NATS_URL, value: "tls://nats:4222"}`, gone: "kind: StatefulSet"},
-		"nats.credentialsSecret.name": {value: "creds", with: external, want: `secret: {secretName: "creds"}`},
-		"nats.credentialsSecret.key":  {value: "k", with: creds, want: `{name: ARK_NATS_CREDS, value: "/etc/ark/nats/k"}`},
-		"nats.streamReplicas":         {value: 3, with: external, want: `{name: ARK_NATS_REPLICAS, value: "3"}`},
-		"replicas":                    {value: 5, with: external, want: "replicas: 5"},
+		"nats.url":                         {value: "tls://nats:4222", want: `{name: ARK_NATS_URL, value: "tls://nats:4222"}`, gone: "kind: StatefulSet"},
+		"nats.credentialsSecret.name":      {value: "creds", with: external, want: `secret: {secretName: "creds"}`},
+		"nats.credentialsSecret.key":       {value: "k", with: creds, want: `{name: ARK_NATS_CREDS, value: "/etc/ark/nats/k"}`},
+		"nats.agentCredentialsSecret.name": {value: "agents", with: external, want: `secret: {secretName: "agents"}`},
+		"nats.agentCredentialsSecret.key": {
+			value: "k", with: set(external, "nats.agentCredentialsSecret.name", "agents"),
+			want: `{name: ARK_NATS_AGENT_CREDS, value: "/etc/ark/nats-agents/k"}`,
+		},
+		"nats.ca.configMap":   {value: "roots", with: external, want: `configMap: {name: "roots", items: [{key: "ca.crt", path: ca.crt}]}`},
+		"nats.ca.secret":      {value: "roots", with: external, want: "{name: ARK_NATS_CA, value: /etc/ark/nats-ca/ca.crt}"},
+		"nats.ca.key":         {value: "root.pem", with: set(external, "nats.ca.secret", "roots"), want: `key: "root.pem"`},
+		"nats.streamReplicas": {value: 3, with: external, want: `{name: ARK_NATS_REPLICAS, value: "3"}`},
+		"replicas":            {value: 5, with: external, want: "replicas: 5"},
 
 		"persistence.storageClass": {value: "fast", want: `storageClassName: "fast"`},
 		"persistence.size":         {value: "20Gi", want: `requests: {storage: "20Gi"}`},
@@ -161,7 +169,7 @@ func TestWrongValuesAreRefused(t *testing.T) {
 		"natsUrl": "x", "image.tagg": "x", "nats.credentialsSecret.nam": "x", "persistence.sizes": "1Gi", // unknown
 		"image.repository": "", "image.tag": "a b", "image.pullPolicy": "Sometimes", "imagePullSecrets": []any{"x"},
 		"watchNamespaces": []any{"A_b"}, "agentExtraEnv": []any{map[string]any{"name": "A B", "value": "x"}}, "agentEnvFrom": "x",
-		"nats.url": "http://x", "nats.streamReplicas": 0, "replicas": "2", "persistence.size": "much", "persistence.storeSize": "-1Gi",
+		"nats.url": "nats://ark:secret@nats:4222", "nats.ca": map[string]any{"configMap": "a", "secret": "b"}, "nats.streamReplicas": 0, "replicas": 2, "persistence.size": "much", "persistence.storeSize": "-1Gi",
 		"persistence.accessMode": "ReadWriteMany", "log.level": "loud", "log.format": "xml", "otlp.endpoint": "collector:4317",
 		"otlp.protocol": "udp", "proxy.http": "proxy", "extraCA": map[string]any{"configMap": "a", "secret": "b"}, "webhook.externalURL": "ark",
 		"dashboardURL": "x", "aggregatedAPI.enabled": "yes", "resources.cpu": "1", "affinity.pod": map[string]any{},

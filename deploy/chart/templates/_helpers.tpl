@@ -87,7 +87,15 @@ containers:
   {{- if $v.nats.credentialsSecret.name }}
   - {name: ARK_NATS_CREDS, value: {{ printf "/etc/ark/nats/%s" $v.nats.credentialsSecret.key | quote }}}
   {{- end }}
+  {{- if $v.nats.agentCredentialsSecret.name }}
+  - {name: ARK_NATS_AGENT_CREDS, value: {{ printf "/etc/ark/nats-agents/%s" $v.nats.agentCredentialsSecret.key | quote }}}
+  {{- end }}
+  {{- if or $v.nats.ca.configMap $v.nats.ca.secret }}
+  - {name: ARK_NATS_CA, value: /etc/ark/nats-ca/ca.crt}
+  {{- end }}
   {{- else }}
+  - name: ARK_POD_INDEX
+    valueFrom: {fieldRef: {fieldPath: "metadata.labels['apps.kubernetes.io/pod-index']"}}
   - {name: ARK_STORE, value: /var/lib/ark}
   - {name: ARK_STORE_SIZE, value: {{ $v.persistence.storeSize | quote }}}
   - {name: ARK_NATS_LISTEN, value: ":4222"}
@@ -154,8 +162,16 @@ containers:
   - {name: tmp, mountPath: /tmp}
   {{- if not $v.nats.url }}
   - {name: store, mountPath: /var/lib/ark}
-  {{- else if $v.nats.credentialsSecret.name }}
+  {{- else }}
+  {{- if $v.nats.credentialsSecret.name }}
   - {name: nats, mountPath: /etc/ark/nats, readOnly: true}
+  {{- end }}
+  {{- if $v.nats.agentCredentialsSecret.name }}
+  - {name: nats-agents, mountPath: /etc/ark/nats-agents, readOnly: true}
+  {{- end }}
+  {{- if or $v.nats.ca.configMap $v.nats.ca.secret }}
+  - {name: nats-ca, mountPath: /etc/ark/nats-ca, readOnly: true}
+  {{- end }}
   {{- end }}
   {{- if or $v.extraCA.configMap $v.extraCA.secret }}
   - {name: ca, mountPath: /etc/ark/ca, readOnly: true}
@@ -163,9 +179,23 @@ containers:
 volumes:
 - name: tmp
   emptyDir: {sizeLimit: 64Mi}
-{{- if and $v.nats.url $v.nats.credentialsSecret.name }}
+{{- if $v.nats.url }}
+{{- with $v.nats.credentialsSecret.name }}
 - name: nats
-  secret: {secretName: {{ $v.nats.credentialsSecret.name | quote }}}
+  secret: {secretName: {{ . | quote }}}
+{{- end }}
+{{- with $v.nats.agentCredentialsSecret.name }}
+- name: nats-agents
+  secret: {secretName: {{ . | quote }}}
+{{- end }}
+{{- with $v.nats.ca.configMap }}
+- name: nats-ca
+  configMap: {name: {{ . | quote }}, items: [{key: {{ $v.nats.ca.key | quote }}, path: ca.crt}]}
+{{- end }}
+{{- with $v.nats.ca.secret }}
+- name: nats-ca
+  secret: {secretName: {{ . | quote }}, items: [{key: {{ $v.nats.ca.key | quote }}, path: ca.crt}]}
+{{- end }}
 {{- end }}
 {{- with $v.extraCA.configMap }}
 - name: ca

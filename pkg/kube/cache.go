@@ -4,16 +4,19 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"reflect"
 	"sync"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/tools/cache"
 
 	v1alpha1 "arkonis.dev/ark/pkg/apis/v1alpha1"
@@ -41,6 +44,7 @@ type Cache struct {
 	NetworkPolicies *Informer[*networkingv1.NetworkPolicy]
 
 	running []runner
+	spaces  metadata.ResourceInterface // namespaces, for Gone
 }
 
 type runner interface {
@@ -55,14 +59,19 @@ type lister[L runtime.Object] interface {
 	Watch(ctx context.Context, opts metav1.ListOptions) (watch.Interface, error)
 }
 
-// from makes a source of a typed client; selector may be empty.
-func from[L runtime.Object](selector string, of func(namespace string) lister[L]) func(string) source {
+// from makes a source of a typed client; selector may be empty. A namespace that is not there any more, or is being
+// removed, has taken the rights in it along: it has nothing then, so that others are looked after all the same.
+func from[L runtime.Object](selector string, of func(namespace string) lister[L], gone func(context.Context, string) bool) func(string) source {
 	return func(namespace string) source {
 		c := of(namespace)
 		return source{
 			list: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 				o.LabelSelector = selector
-				return c.List(ctx, o)
+				all, err := c.List(ctx, o)
+				if apierrors.IsForbidden(err) && namespace != metav1.NamespaceAll && gone(ctx, namespace) {
+					return reflect.New(reflect.TypeFor[L]().Elem()).Interface().(L), nil
+				}
+				return all, err
 			},
 			watch: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
 				o.LabelSelector = selector
@@ -74,7 +83,7 @@ func from[L runtime.Object](selector string, of func(namespace string) lister[L]
 
 // NewCache makes the informers of some namespaces, or of all when none is named. They start with Run.
 func NewCache(c *Clients, namespaces []string) (*Cache, error) {
-	k := &Cache{}
+	k := &Cache{spaces: c.Metadata.Resource(schema.GroupVersionResource{Version: "v1", Resource: "namespaces"})}
 	own := v1alpha1.LabelManagedBy + "=" + v1alpha1.ManagedBy
 	secrets := schema.GroupVersionResource{Version: "v1", Resource: "secrets"}
 	configMaps := schema.GroupVersionResource{Version: "v1", Resource: "configmaps"}
@@ -112,7 +121,7 @@ func NewCache(c *Clients, namespaces []string) (*Cache, error) {
 }
 
 func add[T Object, L runtime.Object](k *Cache, to **Informer[T], kind string, namespaces []string, selector string, example T, slim func(T), of func(string) lister[L]) error {
-	i, err := newInformer(kind, namespaces, example, from(selector, of), slim)
+	i, err := newInformer(kind, namespaces, example, from(selector, of, k.Gone), slim)
 	if err != nil {
 		return err
 	}
@@ -121,13 +130,15 @@ func add[T Object, L runtime.Object](k *Cache, to **Informer[T], kind string, na
 	return nil
 }
 
+func named(name string) string { return fields.OneTermEqualSelector("metadata.name", name).String() }
+
 // addNamespaces adds the informer of the namespaces themselves. They are in no namespace: each one is found by its name.
 func addNamespaces(k *Cache, c *Clients, namespaces []string) error {
 	all := c.Metadata.Resource(schema.GroupVersionResource{Version: "v1", Resource: "namespaces"})
 	i, err := newInformer("Namespace", namespaces, &metav1.PartialObjectMetadata{}, func(name string) source {
 		selector := ""
 		if name != metav1.NamespaceAll {
-			selector = fields.OneTermEqualSelector("metadata.name", name).String()
+			selector = named(name)
 		}
 		return source{
 			list: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
@@ -146,6 +157,13 @@ func addNamespaces(k *Cache, c *Clients, namespaces []string) error {
 	k.Namespaces = i
 	k.running = append(k.running, i)
 	return nil
+}
+
+// Gone asks the API server whether a namespace is not there any more, or is being removed. The rights in it go with it:
+// what may not be read there is nothing then.
+func (k *Cache) Gone(ctx context.Context, namespace string) bool {
+	found, err := k.spaces.List(ctx, metav1.ListOptions{FieldSelector: named(namespace)})
+	return err == nil && (len(found.Items) == 0 || found.Items[0].DeletionTimestamp != nil)
 }
 
 // Run watches until the context ends. synced is called once, when everything that is there has been seen; when the

@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	v1alpha1 "arkonis.dev/ark/pkg/apis/v1alpha1"
@@ -88,6 +89,9 @@ func (c *Controller) eachUID(ctx context.Context, f func(uid string)) error {
 		options := metav1.ListOptions{Limit: listPage}
 		for {
 			page, err := runs.List(ctx, options)
+			if apierrors.IsForbidden(err) && ns != metav1.NamespaceAll && c.cfg.Cache.Gone(ctx, ns) {
+				break
+			}
 			if err != nil {
 				return fmt.Errorf("list runs: %w", err)
 			}

@@ -166,6 +166,11 @@ func (k *Cache) Gone(ctx context.Context, namespace string) bool {
 	return err == nil && (len(found.Items) == 0 || found.Items[0].DeletionTimestamp != nil)
 }
 
+// Missing says whether the error of a read means that an object is not there: neither it, or not even its namespace.
+func (k *Cache) Missing(ctx context.Context, namespace string, err error) bool {
+	return apierrors.IsNotFound(err) || apierrors.IsForbidden(err) && k.Gone(ctx, namespace)
+}
+
 // Run watches until the context ends. synced is called once, when everything that is there has been seen; when the
 // context ends before, it is not called.
 func (k *Cache) Run(ctx context.Context, log *slog.Logger, synced func()) {

@@ -126,9 +126,10 @@ func (a *Agents) removed(ctx context.Context, key controller.Key) (controller.Re
 	switch {
 	case err == nil:
 		return controller.Result{After: time.Second}, nil
+	case a.cfg.Cache.Missing(ctx, key.Namespace, err):
 	case apierrors.IsForbidden(err): // a namespace that another operator looks after
 		return controller.Result{}, nil
-	case !apierrors.IsNotFound(err):
+	default:
 		return controller.Result{}, fmt.Errorf("look for %s: %w", kube.Describe("ArkAgent", key.Namespace, key.Name), err)
 	}
 	n, err := a.cfg.Queue.RemoveAgent(ctx, key.Namespace, key.Name,

@@ -6,7 +6,6 @@ import (
 	"slices"
 	"time"
 
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	v1alpha1 "arkonis.dev/ark/pkg/apis/v1alpha1"
@@ -62,7 +61,7 @@ func (c *Controller) doomed(ctx context.Context, run *v1alpha1.ArkRun) (reason s
 	}
 	team, err := c.cfg.Clients.Teams(run.Namespace).Get(ctx, name, metav1.GetOptions{}) // the cache may be behind
 	switch {
-	case apierrors.IsNotFound(err):
+	case c.cfg.Cache.Missing(ctx, run.Namespace, err):
 		return reason, true, nil
 	case err != nil:
 		return "", false, fmt.Errorf("read team %s: %w", name, err)

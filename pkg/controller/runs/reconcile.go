@@ -146,7 +146,7 @@ func textOf(r *v1alpha1.PayloadRef) task.Text {
 func (c *Controller) live(ctx context.Context, key controller.Key, uid string) (*v1alpha1.ArkRun, error) {
 	run, err := c.cfg.Clients.Runs(key.Namespace).Get(ctx, key.Name, metav1.GetOptions{})
 	switch {
-	case apierrors.IsNotFound(err), err == nil && string(run.UID) != uid:
+	case c.cfg.Cache.Missing(ctx, key.Namespace, err), err == nil && string(run.UID) != uid:
 		return nil, errGone
 	case err != nil:
 		return nil, fmt.Errorf("read run %s: %w", key, err)

@@ -195,7 +195,7 @@ func (t *Teams) removed(ctx context.Context, key controller.Key) (controller.Res
 	t.mu.Unlock()
 	// The cache may be behind: what follows cannot be undone.
 	_, err := t.cfg.Clients.Teams(key.Namespace).Get(ctx, key.Name, metav1.GetOptions{})
-	if !apierrors.IsNotFound(err) {
+	if !t.cfg.Cache.Missing(ctx, key.Namespace, err) {
 		if apierrors.IsForbidden(err) { // a namespace that another operator looks after
 			err = nil
 		}

@@ -30,11 +30,17 @@ const (
 )
 
 const (
-	// deskSlots is how many requests are worked on at once; others wait in the connection.
-	deskSlots = 256
+	// deskSlots is how many requests are worked on at once; others wait in the connection. One agent has a quarter of them
+	// at most, and is told to come again when it has more.
+	deskSlots = 512
+	deskShare = deskSlots / 4
+	deskBytes = 32 << 20
 	// maxAckWait bounds what an agent may ask for.
 	maxAckWait = time.Hour
 )
+
+// errShare is the answer to an agent that has its share under way.
+var errShare = fmt.Errorf("%w: the agent has too many requests under way", ErrUnavailable)
 
 // ErrNotYours means that an agent wants to do something about a task that is not in its queue.
 var ErrNotYours = errors.New("the agent's queue does not hold this task")
@@ -101,14 +107,22 @@ func (q *Queue) ServeAgents(ctx context.Context) (stop func(), err error) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	var group sync.WaitGroup
 	slots := make(chan struct{}, deskSlots)
+	shares := NewShares(deskShare, deskBytes)
 	sub, err := q.nc.QueueSubscribe("ark.desk.>", "ark-desk", func(m *nats.Msg) {
+		done, ok := shares.Take(m.Subject, len(m.Data))
+		if !ok {
+			q.answerAgent(m, &deskReply{}, errShare)
+			return
+		}
 		select {
 		case slots <- struct{}{}:
 		case <-ctx.Done():
+			done()
 			return
 		}
 		group.Go(func() {
 			defer func() { <-slots }()
+			defer done()
 			q.serveAgent(ctx, m)
 		})
 	})
@@ -140,8 +154,16 @@ func (q *Queue) serveAgent(ctx context.Context, m *nats.Msg) {
 	ctx, cancel := context.WithTimeout(Extract(ctx, m.Header), q.cfg.Timeout)
 	defer cancel()
 	var reply deskReply
-	if err := q.atDesk(ctx, m, &reply); err != nil {
-		reply.fail(err)
+	err := q.atDesk(ctx, m, &reply)
+	q.answerAgent(m, &reply, err)
+}
+
+func (q *Queue) answerAgent(m *nats.Msg, reply *deskReply, failure error) {
+	if !Answerable(m.Reply) {
+		return
+	}
+	if failure != nil {
+		reply.fail(failure)
 	}
 	body, err := json.Marshal(reply)
 	if err == nil {

@@ -68,6 +68,10 @@ func (a *appending) place(j *journal, o *op) (have int, verdict step, err error)
 
 // account applies entries that are not stored yet, as far as the budgets allow.
 func (a *appending) account(t *turn, j *journal, o *op, entries []Entry) step {
+	if j.full() {
+		o.outcome = refusef("the journal of the task has %d MiB, which is the limit", journalLimit>>20)
+		return stepEnded
+	}
 	intent := slices.IndexFunc(entries, func(e Entry) bool { return e.Intent != nil })
 	if err := a.check(j, entries, intent); err != nil {
 		o.outcome = err

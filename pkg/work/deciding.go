@@ -156,6 +156,8 @@ func (a *takingOver) refuse(t *turn, j *journal) error {
 		return task.Errorf(task.CodePoison,
 			"%d times the process that worked on the task ended and did not hand it back; look at the agent's logs for the cause, or raise limits.retries (%d)",
 			crashes, a.retries)
+	case j.full():
+		return task.Errorf(task.CodePoison, "the journal of the task has %d MiB, which is the limit", journalLimit>>20)
 	case len(a.task.Budgets) > maxBudgets:
 		return task.Errorf(task.CodeBadTask, "the task has %d budgets, at most %d are possible", len(a.task.Budgets), maxBudgets)
 	default:

@@ -112,6 +112,8 @@ var (
 	errStopping = fmt.Errorf("%w: it is stopping", errAskAgain)
 	// errLate is the answer to a request that the client may have given up.
 	errLate = fmt.Errorf("%w: it is too busy", errAskAgain)
+	// errShare is the answer to an agent that has too much under way.
+	errShare = fmt.Errorf("%w: the agent has too many requests under way", errAskAgain)
 	// errLapsed is the end of an append that nobody has asked for any more. Who does after all waits anew.
 	errLapsed = fmt.Errorf("%w: it had given the append up", errAskAgain)
 )

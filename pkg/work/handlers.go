@@ -444,7 +444,7 @@ func (s *Service) put(ctx context.Context, c caller, r putRequest, body []byte) 
 	if len(body) > chunkLimit {
 		return nil, refusef("a chunk of %d bytes, at most %d are taken", len(body), chunkLimit)
 	}
-	ref, err := s.uploads.take(ctx, r, body)
+	ref, err := s.uploads.take(ctx, c, r, body)
 	if err != nil {
 		return nil, err
 	}

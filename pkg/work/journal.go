@@ -67,6 +67,7 @@ type journal struct {
 	key  queue.Key
 	task *task.Task // without its prompt; nil when the queue does not hold it any more
 	seq  uint64     // of the last record, 0 for none
+	size int        // of all records in bytes
 
 	done bool // the task has a result
 
@@ -191,6 +192,9 @@ func (j *journal) unknown() []Entry {
 	return entries
 }
 
+// full says that the journal takes nothing more from a holder of the task.
+func (j *journal) full() bool { return j.size > journalLimit }
+
 // ended returns the call that an entry ends, and what is to be charged for it.
 func (j *journal) ended(e Entry) (call int, charge, output int64, ok bool) {
 	switch {
@@ -215,6 +219,7 @@ func fold(key queue.Key, stored []queue.Stored) (*journal, error) {
 		}
 		j.apply(r)
 		j.seq = s.Seq
+		j.size += len(s.Body)
 	}
 	return j, nil
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"sync"
 	"time"
 	"unicode/utf8"
@@ -92,8 +93,15 @@ func (s *Session) upload(ctx context.Context, id string, body []byte) (*task.Ref
 const (
 	// uploadIdle is how long an upload waits for its next chunk, and its answer for being asked for again.
 	uploadIdle = 30 * time.Second
-	// maxUploads bounds the bodies that arrive at once.
-	maxUploads = 256
+	// maxUploads bounds the bodies that arrive at once, agentUploads those of one agent.
+	maxUploads   = 256
+	agentUploads = 32
+	// uploadLimit is how large a body may be, and runUploads how much the tasks of a run may store, in bytes, as far as one
+	// service knows. All payloads share a stream.
+	uploadLimit = 64 << 20
+	runUploads  = 512 << 20
+	// runIdle is how long a service remembers what a run has stored, after the last time.
+	runIdle = 24 * time.Hour
 )
 
 // uploads are payloads that arrive chunk by chunk. Nothing of a body is kept: each chunk goes to the store at once.
@@ -102,11 +110,19 @@ type uploads struct {
 
 	mu     sync.Mutex
 	bodies map[string]*incoming
+	stored map[string]*storedBy // by run
 	closed bool
+}
+
+// storedBy is what a run has stored.
+type storedBy struct {
+	bytes int64
+	used  time.Time
 }
 
 // incoming is one body.
 type incoming struct {
+	from   caller
 	run    string
 	in     *io.PipeWriter
 	stored chan struct{}
@@ -118,10 +134,36 @@ type incoming struct {
 	offset int64
 }
 
-func newUploads(q *queue.Queue) *uploads { return &uploads{q: q, bodies: map[string]*incoming{}} }
+func newUploads(q *queue.Queue) *uploads {
+	return &uploads{q: q, bodies: map[string]*incoming{}, stored: map[string]*storedBy{}}
+}
+
+// charge counts what a run stores. It refuses what is too much.
+func (u *uploads) charge(r putRequest, size int, now time.Time) error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	by := u.stored[r.Run]
+	if by == nil {
+		maps.DeleteFunc(u.stored, func(_ string, old *storedBy) bool { return now.Sub(old.used) > runIdle })
+		by = &storedBy{}
+		u.stored[r.Run] = by
+	}
+	switch {
+	case r.Offset < 0 || r.Offset+int64(size) > uploadLimit:
+		return refusef("a payload may have %d MiB", uploadLimit>>20)
+	case by.bytes+int64(size) > runUploads:
+		return refusef("the tasks of this run have stored %d MiB of payloads, which is the limit", runUploads>>20)
+	}
+	by.bytes += int64(size)
+	by.used = now
+	return nil
+}
 
 // take stores a chunk. ref is set after the last one.
-func (u *uploads) take(ctx context.Context, r putRequest, body []byte) (*task.Ref, error) {
+func (u *uploads) take(ctx context.Context, from caller, r putRequest, body []byte) (*task.Ref, error) {
+	if err := u.charge(r, len(body), time.Now()); err != nil {
+		return nil, err
+	}
 	if r.Offset == 0 && r.Last {
 		ref, err := u.q.PutPayload(ctx, r.Run, bytes.NewReader(body))
 		if err != nil {
@@ -129,7 +171,7 @@ func (u *uploads) take(ctx context.Context, r putRequest, body []byte) (*task.Re
 		}
 		return &ref, nil
 	}
-	up, err := u.find(ctx, r)
+	up, err := u.find(ctx, from, r)
 	if err != nil {
 		return nil, err
 	}
@@ -168,20 +210,23 @@ func (up *incoming) finish(ctx context.Context) (*task.Ref, error) {
 }
 
 // find returns the upload that a chunk belongs to; the first chunk begins it.
-func (u *uploads) find(ctx context.Context, r putRequest) (*incoming, error) {
+func (u *uploads) find(ctx context.Context, from caller, r putRequest) (*incoming, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	up := u.bodies[r.Upload]
 	switch {
-	case up != nil && up.run == r.Run:
+	case up != nil && up.run == r.Run && up.from == from:
 		return up, nil
 	case up != nil || r.Offset != 0:
 		return nil, errUploadLost
-	case u.closed || len(u.bodies) >= maxUploads:
-		return nil, fmt.Errorf("%w: it takes no more uploads now", ErrUnavailable)
+	case u.closed:
+		return nil, errStopping
+	}
+	if all, own := u.arriving(from); all >= maxUploads || own >= agentUploads {
+		return nil, fmt.Errorf("%w: it takes no more uploads", errAskAgain)
 	}
 	out, in := io.Pipe()
-	up = &incoming{run: r.Run, in: in, stored: make(chan struct{})}
+	up = &incoming{from: from, run: r.Run, in: in, stored: make(chan struct{})}
 	up.idle = time.AfterFunc(uploadIdle, func() { u.drop(r.Upload) })
 	u.bodies[r.Upload] = up
 	go func() {
@@ -190,6 +235,22 @@ func (u *uploads) find(ctx context.Context, r putRequest) (*incoming, error) {
 		out.CloseWithError(errors.Join(up.err, io.ErrClosedPipe))
 	}()
 	return up, nil
+}
+
+// arriving counts the bodies that are not stored yet, and those of one agent.
+func (u *uploads) arriving(from caller) (all, own int) {
+	for _, up := range u.bodies {
+		select {
+		case <-up.stored:
+			continue
+		default:
+		}
+		all++
+		if up.from == from {
+			own++
+		}
+	}
+	return all, own
 }
 
 func (u *uploads) drop(id string) {

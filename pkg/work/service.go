@@ -32,6 +32,10 @@ const (
 	// turn. Without the bound, a service that cannot keep up would read a little for everybody, until all have given up
 	// and ask anew.
 	maxTakeOvers = 8
+	// agentRequests and agentBytes are how much of that one agent has under way at once, over the connection: what all its
+	// pods ask for and wait for. One that has more is told to ask again.
+	agentRequests = maxRequests / 4
+	agentBytes    = 64 << 20
 )
 
 // Config is what the service does not read from the streams. All of it may be left out.
@@ -174,8 +178,22 @@ func (s *Service) Run(ctx context.Context) error {
 
 // listen subscribes and returns when the server knows of it.
 func (s *Service) listen(ctx context.Context) (stop func(), err error) {
+	shares := queue.NewShares(agentRequests, agentBytes)
 	requests := func(m *nats.Msg) {
-		s.accept(ctx, func() { s.respond(s.handle(ctx, m)) })
+		done, ok := shares.Take(m.Subject, len(m.Data))
+		if !ok {
+			busy := &nats.Msg{Subject: m.Reply, Header: nats.Header{}}
+			encodeFailure(busy, errShare)
+			s.respond(busy)
+			return
+		}
+		accepted := s.accept(ctx, func() {
+			defer done()
+			s.respond(s.handle(ctx, m))
+		})
+		if !accepted {
+			done()
+		}
 	}
 	all, err := s.nc.QueueSubscribe("ark.work.*.*.*", "ark-work", requests)
 	if err != nil {
@@ -328,6 +346,9 @@ func (s *Service) handle(ctx context.Context, m *nats.Msg) *nats.Msg {
 	answer := &nats.Msg{Subject: m.Reply, Header: nats.Header{}}
 	var body any
 	c, verb, err := parseSubject(m.Subject)
+	if err == nil && len(m.Data) > requestLimit && verb != verbAppend && verb != verbPut {
+		err = refusef("a request of %d bytes, at most %d are taken", len(m.Data), requestLimit)
+	}
 	if err == nil {
 		body, err = s.answer(queue.Extract(ctx, m.Header), c, verb, m)
 	}

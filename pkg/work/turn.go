@@ -163,6 +163,10 @@ func (t *turn) write(j *journal, r *record) {
 	t.journals[j] = append(t.journals[j], len(t.writes))
 	t.writes = append(t.writes, w)
 	t.size += len(body)
+	if w.Rollup {
+		j.size = 0
+	}
+	j.size += len(body)
 	j.apply(r)
 	j.writing = true
 }

@@ -38,6 +38,11 @@ const (
 	appendLimit = 256 << 10
 	// pageLimit is how much of a journal one answer carries, in bytes.
 	pageLimit = 512 << 10
+	// requestLimit is how large a request may be that carries no entries and no part of a payload, in bytes.
+	requestLimit = 256 << 10
+	// journalLimit is how large the journal of a task may become, in bytes: hundreds of turns, as what is large is stored
+	// beside it. All journals share a stream.
+	journalLimit = 16 << 20
 	// pollLimit is how long the service keeps a request that waits for others before the client has to ask again. An
 	// answer that was lost is missed so much later.
 	pollLimit = 3 * time.Second

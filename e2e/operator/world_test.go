@@ -89,6 +89,7 @@ type world struct {
 	config    string // kubeconfig of the operator
 	store     string
 	args      []string // of the operator
+	env       []string // of the operator, besides what each one has
 	operator  *operator
 	nats      string // address of the operator's queue port
 	external  string // URL of an external NATS instead; empty for none
@@ -163,7 +164,7 @@ func (w *world) command(args ...string) *exec.Cmd {
 		all = append(all, "--store", w.store, "--nats-listen", w.nats, "--nats-advertise", "tls://"+w.nats)
 	}
 	cmd := exec.CommandContext(w.t.Context(), shared.ark, append(append(all, w.args...), args...)...)
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.TempDir(), "TMPDIR=" + os.TempDir()}
+	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.TempDir(), "TMPDIR=" + os.TempDir()}, w.env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	return cmd
 }

@@ -34,6 +34,8 @@ func (l *Live) do(ctx context.Context, a pipeline.Action, now time.Time) error {
 // submit queues a task; a large prompt goes to the payload store first.
 func (l *Live) submit(ctx context.Context, a *pipeline.Submit) (err error) {
 	run := l.config.Run
+	// Whoever works on the task goes on from the step's span, which is sent even if this process is killed at once.
+	ofStep := ctx
 	ctx, span := l.config.Telemetry.Start(ctx, "task publish", trace.SpanKindProducer,
 		telemetry.KeyTask.String(a.TaskID), telemetry.KeyKind.String(string(a.Kind)), telemetry.KeyStep.String(a.Step),
 		telemetry.KeyAgent.String(a.Agent))
@@ -52,7 +54,7 @@ func (l *Live) submit(ctx context.Context, a *pipeline.Submit) (err error) {
 	if len(a.CanDelegate) > 0 {
 		t.Roles = l.plan.Roles()
 	}
-	if err := l.config.Queue.Submit(ctx, t); err != nil {
+	if err := l.config.Queue.Submit(trace.ContextWithSpan(ctx, trace.SpanFromContext(ofStep)), t); err != nil {
 		return fmt.Errorf("step %s: %w", a.Step, err)
 	}
 	return nil

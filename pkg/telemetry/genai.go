@@ -191,10 +191,17 @@ func (s *Span) SetUsage(u Usage) {
 
 // End ends the span. An empty errorType means that it succeeded; otherwise it is a short, bounded word, and message
 // says more.
-func (s *Span) End(errorType, message string) {
+func (s *Span) End(errorType, message string) { s.EndAt(time.Time{}, errorType, message) }
+
+// EndAt is End at a time in the past; the zero time is now.
+func (s *Span) EndAt(at time.Time, errorType, message string) {
 	if errorType != "" {
 		s.Set(keyErrorType.String(errorType))
 		s.span.SetStatus(codes.Error, message)
 	}
-	s.span.End()
+	if at.IsZero() {
+		s.span.End()
+		return
+	}
+	s.span.End(trace.WithTimestamp(at))
 }

@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"time"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
@@ -174,7 +175,7 @@ func describe(ctx context.Context, c Config) (*resource.Resource, error) {
 }
 
 func (t *Telemetry) startTraces(ctx context.Context, c Config, res *resource.Resource) error {
-	options := []sdktrace.TracerProviderOption{sdktrace.WithResource(res)}
+	options := []sdktrace.TracerProviderOption{sdktrace.WithResource(res), sdktrace.WithIDGenerator(ids{})}
 	if c.Recorder != nil {
 		options = append(options, sdktrace.WithSpanProcessor(c.Recorder), sdktrace.WithSampler(sdktrace.AlwaysSample()))
 	}
@@ -183,7 +184,7 @@ func (t *Telemetry) startTraces(ctx context.Context, c Config, res *resource.Res
 		if err != nil {
 			return err
 		}
-		options = append(options, sdktrace.WithBatcher(exporter))
+		options = append(options, sdktrace.WithBatcher(exporter, sdktrace.WithBatchTimeout(batchTimeout)))
 	}
 	if c.Recorder == nil && c.Traces == Off {
 		return nil
@@ -193,6 +194,9 @@ func (t *Telemetry) startTraces(ctx context.Context, c Config, res *resource.Res
 	t.shutdown = append(t.shutdown, provider.Shutdown)
 	return nil
 }
+
+// batchTimeout is how long a span that has ended is held: what a process that is killed can lose.
+const batchTimeout = time.Second
 
 // Shutdown sends what is still held, as far as ctx allows, and stops. Spans that end later are lost.
 func (t *Telemetry) Shutdown(ctx context.Context) error {

@@ -49,6 +49,7 @@ type Controller struct {
 	workers   int
 	reconcile Reconcile
 	queue     workqueue.TypedRateLimitingInterface[Key]
+	order     *lanes
 	log       *slog.Logger
 	observe   Observer
 }
@@ -59,11 +60,19 @@ func New(name string, workers int, reconcile Reconcile, log *slog.Logger, observ
 		observe = func(context.Context, string, time.Duration, error) {}
 	}
 	limiter := workqueue.NewTypedItemExponentialFailureRateLimiter[Key](firstPause, lastPause)
+	order := &lanes{}
+	waiting := workqueue.NewTypedDelayingQueueWithConfig(workqueue.TypedDelayingQueueConfig[Key]{
+		Name: name, Queue: workqueue.NewTypedWithConfig(workqueue.TypedQueueConfig[Key]{Name: name, Queue: order}),
+	})
 	return &Controller{
-		name: name, workers: max(workers, 1), reconcile: reconcile, log: log.With("controller", name), observe: observe,
-		queue: workqueue.NewTypedRateLimitingQueueWithConfig(limiter, workqueue.TypedRateLimitingQueueConfig[Key]{Name: name}),
+		name: name, workers: max(workers, 1), reconcile: reconcile, log: log.With("controller", name), observe: observe, order: order,
+		queue: workqueue.NewTypedRateLimitingQueueWithConfig(limiter, workqueue.TypedRateLimitingQueueConfig[Key]{Name: name, DelayingQueue: waiting}),
 	}
 }
+
+// Prefer has the keys of which f says so reconciled before others that wait. It is called before any key is added. f is
+// called whenever a key is added, under the queue's lock: it must not add keys itself, nor wait for who does.
+func (c *Controller) Prefer(f func(Key) bool) { c.order.prefer = f }
 
 // Name is that of the controller.
 func (c *Controller) Name() string { return c.name }

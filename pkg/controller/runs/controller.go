@@ -18,6 +18,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -76,6 +77,8 @@ func New(c Config) (*Controller, error) {
 		users: map[controller.Key]map[controller.Key]struct{}{},
 	}
 	r.loop = controller.New("runs", c.Workers, r.reconcile, c.Logger, c.Observe)
+	// What has begun goes on before more is begun: many runs at once end one after the other, not all at the end.
+	r.loop.Prefer(func(k controller.Key) bool { return r.find(k) != nil })
 	r.post = runner.NewPost(r.mayBeLive)
 	r.purge = newPurger(c.Queue, r.log)
 	r.voice = newAnnouncer(c.Clients)
@@ -181,8 +184,9 @@ func (c *Controller) agentChanged(old, now *v1alpha1.ArkAgent) {
 		agent = old
 	}
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	for key := range c.users[controller.KeyOf(agent)] {
+	keys := slices.Collect(maps.Keys(c.users[controller.KeyOf(agent)]))
+	c.mu.Unlock()
+	for _, key := range keys {
 		c.loop.Add(key)
 	}
 }

@@ -82,7 +82,7 @@ func (f *runsFlags) run(ctx context.Context, s *streams, filter remote.RunFilter
 	}
 	t.flush()
 	if len(runs) == 0 {
-		fmt.Fprintln(s.err, "no runs")
+		fmt.Fprintln(s.err, "no runs "+cluster.In())
 	}
 	return nil
 }

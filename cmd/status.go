@@ -13,6 +13,7 @@ import (
 	v1alpha1 "arkonis.dev/ark/pkg/apis/v1alpha1"
 	"arkonis.dev/ark/pkg/remote"
 	"arkonis.dev/ark/pkg/remote/why"
+	"arkonis.dev/ark/pkg/trigger"
 )
 
 type statusFlags struct {
@@ -148,6 +149,9 @@ func newStatusReport(o *remote.Overview) *statusReport {
 	}
 	for i := range o.Events {
 		e := &o.Events[i]
+		if run, refused := trigger.Outcome(e); e.Spec.Source.Type == v1alpha1.EventManual && (run != "" || refused != nil) {
+			continue // what became of it stands among the runs
+		}
 		r.Events = append(r.Events, eventReport{
 			Namespace: e.Namespace, Name: e.Name, Type: string(e.Spec.Source.Type), Suspended: e.Spec.Suspended,
 			Fired: e.Status.FiredCount, LastFired: e.Status.LastFiredAt, NextFire: e.Status.NextFireAt,
@@ -247,6 +251,9 @@ func (f *statusFlags) write(s *streams, r *statusReport, now time.Time) {
 func (f *statusFlags) writeHead(s *streams, r *statusReport) {
 	o := r.Operator
 	text := o.State
+	if o.State == "NotFound" {
+		text += " in namespace " + f.operatorNamespace + ": run 'ark install', or name its namespace with --operator-namespace"
+	}
 	if o.Name != "" {
 		text = fmt.Sprintf("%s, %d of %d pods ready (%s/%s)", o.State, o.Ready, o.Desired, o.Namespace, o.Name)
 	}
@@ -255,12 +262,13 @@ func (f *statusFlags) writeHead(s *streams, r *statusReport) {
 	}
 	switch o.DataAPI {
 	case string(why.DataServed):
+		if o.State == "NotFound" {
+			text += "; data.arkonis.dev is served from elsewhere"
+			break
+		}
 		text += ", serves data.arkonis.dev"
 	case string(why.DataUnavailable):
-		text += ", data.arkonis.dev does not answer"
-	}
-	if o.State == "NotFound" {
-		text += " in namespace " + f.operatorNamespace + ": run 'ark install', or name its namespace with --operator-namespace"
+		text += "; data.arkonis.dev does not answer"
 	}
 	queue := fmt.Sprintf("%d tasks wait, %d are worked on, %d runs are live", r.Queue.PendingTasks, r.Queue.RunningTasks, r.Queue.LiveRuns)
 	if s.outTerminal {

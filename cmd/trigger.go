@@ -13,6 +13,7 @@ import (
 
 	v1alpha1 "arkonis.dev/ark/pkg/apis/v1alpha1"
 	"arkonis.dev/ark/pkg/local"
+	"arkonis.dev/ark/pkg/pipeline"
 	"arkonis.dev/ark/pkg/remote"
 	"arkonis.dev/ark/pkg/trigger"
 )
@@ -107,12 +108,31 @@ func (f *triggerFlags) run(ctx context.Context, s *streams, r trigger.Request) e
 		r.Prompt, r.Input = prompt, nil
 		_, err = cluster.Agent(ctx, r.Agent)
 	} else {
-		_, err = cluster.Team(ctx, r.Team)
+		err = f.checkTeam(ctx, s, cluster, r)
 	}
 	if err != nil {
 		return err
 	}
 	return f.fire(ctx, s, cluster, r)
+}
+
+// checkTeam says what is wrong with a trigger of a team before it is recorded, as far as only people make such mistakes: the
+// name of an agent, and inputs that the team does not know.
+func (f *triggerFlags) checkTeam(ctx context.Context, s *streams, cluster *remote.Cluster, r trigger.Request) error {
+	team, err := cluster.Team(ctx, r.Team)
+	if err != nil {
+		if _, noAgent := cluster.Agent(ctx, r.Team); noAgent == nil {
+			return fmt.Errorf("%s is an agent and no team: write 'ark trigger --agent %s --input prompt=...', or 'ark submit %s TEXT'", r.Team, r.Team, r.Team)
+		}
+		return err
+	}
+	_, found := pipeline.ResolveInput(team, r.Input)
+	for _, finding := range found {
+		if finding.Severity == pipeline.SeverityWarning {
+			fmt.Fprintf(s.err, "warning: %s\n", finding)
+		}
+	}
+	return nil
 }
 
 // fire triggers, and waits as the flags say.

@@ -92,6 +92,9 @@ func (c *Cluster) until(ctx context.Context, r schema.GroupVersionResource, name
 func (c *Cluster) helmOwns(ctx context.Context, namespace, instead string) error {
 	for _, resource := range []schema.GroupVersionResource{resourceOf("StatefulSet"), {Group: "apps", Version: "v1", Resource: "deployments"}} {
 		o, err := c.get(ctx, resource, namespace, "ark")
+		if apierrors.IsForbidden(err) {
+			return fmt.Errorf("look for ark in namespace %s: %w; to install or remove ark takes the rights of a cluster's administrator", namespace, err)
+		}
 		if err != nil {
 			return fmt.Errorf("look for ark in namespace %s: %w", namespace, err)
 		}

@@ -1,6 +1,8 @@
 package operator
 
 import (
+	"context"
+
 	v1alpha1 "arkonis.dev/ark/pkg/apis/v1alpha1"
 	"arkonis.dev/ark/pkg/controller/agents"
 	"arkonis.dev/ark/pkg/task"
@@ -34,10 +36,23 @@ func (o *Operator) daily(namespace, agent, team string) []task.Budget {
 	}
 	if t, ok := o.cache.Teams.Get(namespace, team); ok && team != "" {
 		if l := t.Spec.Limits; l != nil && l.MaxDailyTokens > 0 {
-			budgets = append(budgets, task.Budget{Scope: agents.BudgetOfTeam + team, Limit: l.MaxDailyTokens, Window: dailyWindow})
+			budgets = append(budgets, budgetOfTeam(t))
 		}
 	}
 	return budgets
+}
+
+func budgetOfTeam(t *v1alpha1.ArkTeam) task.Budget {
+	return task.Budget{Scope: agents.BudgetOfTeam + t.Name, Limit: t.Spec.Limits.MaxDailyTokens, Window: dailyWindow}
+}
+
+// teamBudget is how far the daily budget of a team is used up; one without a limit is not used at all.
+func (o *Operator) teamBudget(ctx context.Context, namespace, team string, tokens int64) (work.BudgetState, error) {
+	t, ok := o.cache.Teams.Get(namespace, team)
+	if !ok || t.Spec.Limits == nil || t.Spec.Limits.MaxDailyTokens == 0 {
+		return work.BudgetState{}, nil
+	}
+	return o.service.Budget(ctx, namespace, budgetOfTeam(t), tokens)
 }
 
 // retries is how often a task of an agent is taken over after a crash.

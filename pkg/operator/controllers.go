@@ -39,7 +39,7 @@ func (o *Operator) addControllers() error {
 	}
 	o.controllers = append(o.controllers, r)
 	t, err := teams.New(teams.Config{
-		Clients: o.cfg.Clients, Cache: o.cache, Applier: o.apply, Queue: o.queue.Queue, Workers: o.cfg.Workers, Logger: o.log,
+		Clients: o.cfg.Clients, Cache: o.cache, Applier: o.apply, Queue: o.queue.Queue, Budget: o.teamBudget, Workers: o.cfg.Workers, Logger: o.log,
 	})
 	if err != nil {
 		return err

@@ -44,7 +44,7 @@ func (p *Plan) Status(s *State, now time.Time) v1alpha1.ArkRunStatus {
 		status.Message = cut(e.Message, maxStatusMessage)
 		status.Output = cut(e.Output, maxRunOutput)
 		status.CompletionTime = micro(s.EndedAt)
-		status.Duration = duration(s.EndedAt.Sub(p.run.Started))
+		status.Duration = Duration(s.EndedAt.Sub(p.run.Started))
 	} else {
 		status.Message = cut(v.waitsFor(rows), maxStatusMessage)
 	}
@@ -381,10 +381,14 @@ func micro(t time.Time) *metav1.MicroTime {
 	return &m
 }
 
-// duration is a time for people: 0.4s, 6.3s, 2m5s.
-func duration(d time.Duration) string {
-	if d < time.Minute {
-		return fmt.Sprintf("%.1fs", max(d, 0).Seconds())
+// Duration is a time for people: 38ms, 6.3s, 2m5s.
+func Duration(d time.Duration) string {
+	switch {
+	case d < time.Second:
+		return fmt.Sprintf("%dms", max(d, 0).Milliseconds())
+	case d < time.Minute:
+		return fmt.Sprintf("%.1fs", d.Seconds())
+	default:
+		return d.Round(time.Second).String()
 	}
-	return d.Round(time.Second).String()
 }

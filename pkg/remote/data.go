@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -55,10 +56,32 @@ func (c *Cluster) Output(ctx context.Context, run *v1alpha1.ArkRun, step string)
 		req = req.Param("step", step)
 	}
 	body, err := req.Stream(ctx)
+	if apierrors.IsNotFound(err) && !notServed(err) {
+		if wrong := unknownStep(run, step); wrong != nil {
+			return nil, wrong
+		}
+	}
 	if err != nil {
 		return nil, c.explainData(err, run, data.Output)
 	}
 	return body, nil
+}
+
+// unknownStep is the error for a step that a run does not have; nil when it has it, or when its status does not hold all
+// of them.
+func unknownStep(run *v1alpha1.ArkRun, step string) error {
+	counts := run.Status.StepCounts
+	if step == "" || counts != nil && int(counts.Total+counts.Delegated) > len(run.Status.Steps) {
+		return nil
+	}
+	names := make([]string, 0, len(run.Status.Steps))
+	for i := range run.Status.Steps {
+		names = append(names, run.Status.Steps[i].Name)
+	}
+	if slices.Contains(names, step) {
+		return nil
+	}
+	return missing("step", "run "+run.Name, step, names)
 }
 
 // Steps returns all steps of a run, also those that do not fit its status.
@@ -105,6 +128,9 @@ func (c *Cluster) Log(ctx context.Context, run *v1alpha1.ArkRun, o LogOptions, f
 		req = req.Param("text", "false")
 	}
 	if o.Step != "" {
+		if wrong := unknownStep(run, o.Step); wrong != nil && run.Status.Phase.Terminal() {
+			return wrong
+		}
 		req = req.Param("step", o.Step)
 	}
 	body, err := req.Stream(ctx)

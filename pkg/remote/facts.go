@@ -267,11 +267,11 @@ func (c *Cluster) Overview(ctx context.Context, operatorNamespace string) (*Over
 		case apierrors.IsForbidden(err):
 			o.Unseen = append(o.Unseen, fmt.Sprintf("%ss are not shown: %s", part.what, cause(err)))
 		default:
-			return nil, c.explain(err, "list", part.what+"s "+c.in())
+			return nil, c.explain(err, "list", part.what+"s "+c.In())
 		}
 	}
 	if len(o.Unseen) == 4 {
-		return nil, errors.New("you have no right to read ark's objects " + c.in() + ": ask an administrator for the role ark-view")
+		return nil, errors.New("you have no right to read ark's objects " + c.In() + ": ask an administrator for the role ark-view, or name one of your namespaces with -n")
 	}
 	return o, nil
 }

@@ -67,7 +67,7 @@ func (c *Cluster) explain(err error, verb, what string) error {
 	case notServed(err):
 		return ErrNotInstalled
 	case apierrors.IsForbidden(err):
-		return fmt.Errorf("%s %s: you have no right to: %s; ask an administrator for one of the roles ark-view, ark-edit and ark-admin", verb, what, cause(err))
+		return fmt.Errorf("%s %s: you have no right to: %s; ask an administrator for %s", verb, what, cause(err), rolesFor(verb))
 	case apierrors.IsUnauthorized(err):
 		return fmt.Errorf("%s %s: the cluster does not accept your credentials: log in again, or name another --context", verb, what)
 	case apierrors.IsInvalid(err), apierrors.IsBadRequest(err):
@@ -78,6 +78,16 @@ func (c *Cluster) explain(err error, verb, what string) error {
 		return fmt.Errorf("%s %s: the cluster %s cannot be reached: %w: is it up, and is this the right --context?", verb, what, c.Clients.Config.Host, root(err))
 	default:
 		return fmt.Errorf("%s %s: %w", verb, what, err)
+	}
+}
+
+// rolesFor are the roles of which each allows what a verb stands for.
+func rolesFor(verb string) string {
+	switch verb {
+	case "get", "list", "watch":
+		return "one of the roles ark-view, ark-edit and ark-admin"
+	default:
+		return "one of the roles ark-edit and ark-admin"
 	}
 }
 
@@ -110,22 +120,25 @@ func root(err error) error {
 	}
 }
 
-// in is how messages name a namespace.
-func (c *Cluster) in() string {
+// In is how messages name the namespace.
+func (c *Cluster) In() string {
 	if c.Namespace == "" {
 		return "in all namespaces"
 	}
 	return "in namespace " + c.Namespace
 }
 
-// missing is the error for a name that nothing has, with those that look like it.
-func missing(kind, namespace, name string, there []string) error {
-	text := fmt.Sprintf("there is no %s %q in namespace %s", kind, name, namespace)
+// missing is the error for a name that nothing has somewhere, with those that look like it.
+func missing(kind, where, name string, there []string) error {
+	text := fmt.Sprintf("there is no %s %q in %s", kind, name, where)
 	near := closest(name, there)
 	switch {
 	case len(near) > 0:
 		return errors.New(text + ": did you mean " + strings.Join(near, " or ") + "?")
 	case len(there) == 0:
+		if !strings.HasPrefix(where, "namespace ") {
+			return fmt.Errorf("%s: there is none at all", text)
+		}
 		return fmt.Errorf("%s: there is none at all; name another namespace with -n", text)
 	default:
 		const most = 5
@@ -196,7 +209,7 @@ func (c *Cluster) Team(ctx context.Context, name string) (*v1alpha1.ArkTeam, err
 		return nil, c.noSuch(ctx, kindTeam, name)
 	}
 	if err != nil {
-		return nil, c.explain(err, "get", kindTeam+" "+name+" "+c.in())
+		return nil, c.explain(err, "get", kindTeam+" "+name+" "+c.In())
 	}
 	return team, nil
 }
@@ -208,7 +221,7 @@ func (c *Cluster) Agent(ctx context.Context, name string) (*v1alpha1.ArkAgent, e
 		return nil, c.noSuch(ctx, kindAgent, name)
 	}
 	if err != nil {
-		return nil, c.explain(err, "get", kindAgent+" "+name+" "+c.in())
+		return nil, c.explain(err, "get", kindAgent+" "+name+" "+c.In())
 	}
 	return agent, nil
 }
@@ -219,7 +232,7 @@ func (c *Cluster) noSuch(ctx context.Context, kind, name string) error {
 	if err != nil {
 		names = nil // the error would hide what is wrong: the name
 	}
-	return missing(kind, c.Namespace, name, names)
+	return missing(kind, "namespace "+c.Namespace, name, names)
 }
 
 // names lists the names of all objects of a kind, for suggestions and the completion of the shell.
@@ -235,7 +248,7 @@ func (c *Cluster) names(ctx context.Context, kind string) ([]string, error) {
 		err = each(ctx, c.Clients.Runs(c.Namespace), metav1.ListOptions{}, func(o *v1alpha1.ArkRun) { names = append(names, o.Name) })
 	}
 	if err != nil {
-		return nil, c.explain(err, "list", kind+"s "+c.in())
+		return nil, c.explain(err, "list", kind+"s "+c.In())
 	}
 	return names, nil
 }

@@ -125,7 +125,7 @@ func (c *Cluster) createRetry(ctx context.Context, old *v1alpha1.ArkRun, step, i
 				continue
 			}
 		}
-		return made, c.explain(err, "retry", kindRun+" "+old.Name+" "+c.in())
+		return made, c.explain(err, "retry", kindRun+" "+old.Name+" "+c.In())
 	}
 	return nil, errors.New("retry " + old.Name + ": no name for the run is free")
 }
@@ -144,8 +144,8 @@ func (c *Cluster) FailedRun(ctx context.Context, team string) (*v1alpha1.ArkRun,
 		}
 	}
 	if len(runs) == 0 {
-		return nil, fmt.Errorf("there is no run of team %s %s: start one with 'ark trigger %s'", team, c.in(), team)
+		return nil, fmt.Errorf("there is no run of team %s %s: start one with 'ark trigger %s'", team, c.In(), team)
 	}
 	return nil, fmt.Errorf("team %s has no failed run %s to go on from: its newest one, %s, is %s; start one with 'ark trigger %s'",
-		team, c.in(), runs[0].Name, cmp.Or(runs[0].Status.Phase, v1alpha1.RunPending), team)
+		team, c.In(), runs[0].Name, cmp.Or(runs[0].Status.Phase, v1alpha1.RunPending), team)
 }

@@ -78,7 +78,7 @@ func (c *Cluster) listRuns(ctx context.Context, f RunFilter) (runs []v1alpha1.Ar
 	for {
 		page, err := c.Clients.Runs(c.Namespace).List(ctx, o)
 		if err != nil {
-			return nil, "", c.explain(err, "list", kindRun+"s "+c.in())
+			return nil, "", c.explain(err, "list", kindRun+"s "+c.In())
 		}
 		runs = append(runs, page.Items...)
 		version = page.ResourceVersion
@@ -129,7 +129,7 @@ func (c *Cluster) WatchRuns(ctx context.Context, f RunFilter, each func(run *v1a
 func (c *Cluster) watchRuns(ctx context.Context, o metav1.ListOptions, each func(run *v1alpha1.ArkRun, gone bool) error) error {
 	w, err := c.Clients.Runs(c.Namespace).Watch(ctx, o)
 	if err != nil {
-		return c.explain(err, "watch", kindRun+"s "+c.in())
+		return c.explain(err, "watch", kindRun+"s "+c.In())
 	}
 	defer w.Stop()
 	for {
@@ -159,7 +159,7 @@ func (c *Cluster) Run(ctx context.Context, name string) (*v1alpha1.ArkRun, error
 		return nil, c.noSuch(ctx, kindRun, name)
 	}
 	if err != nil {
-		return nil, c.explain(err, "get", kindRun+" "+name+" "+c.in())
+		return nil, c.explain(err, "get", kindRun+" "+name+" "+c.In())
 	}
 	return run, nil
 }
@@ -171,10 +171,10 @@ func (c *Cluster) LatestRun(ctx context.Context, team string) (*v1alpha1.ArkRun,
 		return nil, err
 	}
 	if len(runs) == 0 && team != "" {
-		return nil, fmt.Errorf("there is no run of team %s %s: start one with 'ark trigger %s'", team, c.in(), team)
+		return nil, fmt.Errorf("there is no run of team %s %s: start one with 'ark trigger %s'", team, c.In(), team)
 	}
 	if len(runs) == 0 {
-		return nil, fmt.Errorf("there is no run %s: start one with 'ark trigger TEAM', or name another namespace with -n", c.in())
+		return nil, fmt.Errorf("there is no run %s: start one with 'ark trigger TEAM', or name another namespace with -n", c.In())
 	}
 	return &runs[0], nil
 }
@@ -190,12 +190,12 @@ func (c *Cluster) RunOrTeam(ctx context.Context, name string) (*v1alpha1.ArkRun,
 	}
 	runs, _ := c.names(ctx, kindRun)
 	teams, _ := c.names(ctx, kindTeam)
-	return nil, missing("run or team", c.Namespace, name, append(runs, teams...))
+	return nil, missing("run or team", "namespace "+c.Namespace, name, append(runs, teams...))
 }
 
 // Cancel asks for the end of a run. It is no error to ask again.
 func (c *Cluster) Cancel(ctx context.Context, run *v1alpha1.ArkRun) error {
 	patch := fmt.Appendf(nil, `{"metadata":{"annotations":{%q:"true"},"uid":%q}}`, v1alpha1.AnnotationCancel, run.UID)
 	_, err := c.Clients.Runs(run.Namespace).Patch(ctx, run.Name, mergePatch, patch, metav1.PatchOptions{FieldManager: fieldManager})
-	return c.explain(err, "cancel", kindRun+" "+run.Name+" "+c.in())
+	return c.explain(err, "cancel", kindRun+" "+run.Name+" "+c.In())
 }

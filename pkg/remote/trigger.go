@@ -55,7 +55,7 @@ func (c *Cluster) Trigger(ctx context.Context, r trigger.Request, patience time.
 		recorded, err = events.Get(ctx, event.Name, metav1.GetOptions{})
 	}
 	if err != nil {
-		return nil, c.explain(err, "trigger", target+" "+c.in())
+		return nil, c.explain(err, "trigger", target+" "+c.In())
 	}
 	waiting, cancel := context.WithTimeoutCause(ctx, patience, &UndecidedError{kindEvent, recorded.Name, patience})
 	defer cancel()
@@ -81,7 +81,7 @@ func (c *Cluster) undecided(ctx, waiting context.Context, err error, verb, targe
 	if late, ok := errors.AsType[*UndecidedError](context.Cause(waiting)); ok && ctx.Err() == nil {
 		return late
 	}
-	return c.explain(err, verb, target+" "+c.in())
+	return c.explain(err, verb, target+" "+c.In())
 }
 
 // made returns a run as soon as it is there.
@@ -114,17 +114,17 @@ func (c *Cluster) made(ctx context.Context, name string) (*v1alpha1.ArkRun, erro
 func (c *Cluster) Target(ctx context.Context, name string) (team *v1alpha1.ArkTeam, agent *v1alpha1.ArkAgent, err error) {
 	team, err = c.Clients.Teams(c.Namespace).Get(ctx, name, metav1.GetOptions{})
 	if err != nil && (!apierrors.IsNotFound(err) || notServed(err)) {
-		return nil, nil, c.explain(err, "get", kindTeam+" "+name+" "+c.in())
+		return nil, nil, c.explain(err, "get", kindTeam+" "+name+" "+c.In())
 	}
 	isTeam := err == nil
 	agent, err = c.Clients.Agents(c.Namespace).Get(ctx, name, metav1.GetOptions{})
 	if err != nil && !apierrors.IsNotFound(err) {
-		return nil, nil, c.explain(err, "get", kindAgent+" "+name+" "+c.in())
+		return nil, nil, c.explain(err, "get", kindAgent+" "+name+" "+c.In())
 	}
 	isAgent := err == nil
 	switch {
 	case isTeam && isAgent:
-		return nil, nil, fmt.Errorf("%q is a team and an agent %s: say which with --team %s or --agent %s", name, c.in(), name, name)
+		return nil, nil, fmt.Errorf("%q is a team and an agent %s: say which with --team %s or --agent %s", name, c.In(), name, name)
 	case isTeam:
 		return team, nil, nil
 	case isAgent:
@@ -132,5 +132,5 @@ func (c *Cluster) Target(ctx context.Context, name string) (team *v1alpha1.ArkTe
 	}
 	teams, _ := c.names(ctx, kindTeam)
 	agents, _ := c.names(ctx, kindAgent)
-	return nil, nil, missing("team or agent", c.Namespace, name, append(teams, agents...))
+	return nil, nil, missing("team or agent", "namespace "+c.Namespace, name, append(teams, agents...))
 }

@@ -203,7 +203,7 @@ type ArkTeamStatus struct {
 	// ObservedGeneration is the generation of the spec that the status is about.
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
-	// Conditions of the team: Ready.
+	// Conditions of the team: Ready, and with a daily limit BudgetExceeded.
 	// +kubebuilder:validation:MaxItems=16
 	// +listType=map
 	// +listMapKey=type

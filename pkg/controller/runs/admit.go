@@ -19,6 +19,7 @@ import (
 	"arkonis.dev/ark/pkg/controller"
 	"arkonis.dev/ark/pkg/controller/teamspec"
 	"arkonis.dev/ark/pkg/kube"
+	"arkonis.dev/ark/pkg/pipeline"
 	"arkonis.dev/ark/pkg/queue"
 )
 
@@ -272,7 +273,7 @@ func (c *Controller) fail(ctx context.Context, run *v1alpha1.ArkRun, reason, mes
 	start, end := metav1.NewMicroTime(began), metav1.NewMicroTime(now)
 	status := v1alpha1.ArkRunStatus{
 		ObservedGeneration: run.Generation, Phase: v1alpha1.RunFailed, Resolved: run.Status.Resolved, StartTime: &start, CompletionTime: &end,
-		Duration: fmt.Sprintf("%.1fs", max(now.Sub(began), 0).Seconds()), Message: clip(message), TraceID: traceID(run),
+		Duration: pipeline.Duration(now.Sub(began)), Message: clip(message), TraceID: traceID(run),
 		Conditions: conditions(run, metav1.ConditionFalse, metav1.ConditionTrue, reason, clip(message), now),
 	}
 	now2, err := c.writeStatus(ctx, run, status)

@@ -86,7 +86,13 @@ func (c *Controller) remove(ctx context.Context, run *v1alpha1.ArkRun) error {
 
 // settle is for a run that has ended: its drive is not needed any more, and the run above it hears of the end.
 func (c *Controller) settle(ctx context.Context, d *drive, run *v1alpha1.ArkRun) error {
-	if d != nil {
+	switch {
+	case d == nil:
+	case d.settling():
+		return nil // it has just committed the end; when it is done, it enqueues the key again
+	case d.live.Ended():
+		return c.ended(ctx, d) // the cache knew of the end before the worker did
+	default:
 		c.drop(d)
 	}
 	c.post.Close(string(run.UID))

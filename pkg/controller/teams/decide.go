@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	v1alpha1 "arkonis.dev/ark/pkg/apis/v1alpha1"
@@ -25,6 +26,7 @@ type world struct {
 	lookup  pipeline.Lookup
 	service *v1alpha1.ArkService
 	runs    []*v1alpha1.ArkRun // of the team, live and finished
+	budget  *budget            // nil: no daily limit
 }
 
 // decision is what shall be.
@@ -37,7 +39,7 @@ type decision struct {
 	liveService *v1alpha1.ArkService // nil: none that is the team's
 	remove      []*v1alpha1.ArkRun
 	status      v1alpha1.ArkTeamStatus
-	again       time.Duration // when a run becomes too old; 0 for never
+	again       time.Duration // when a run becomes too old, or the budget another one; 0 for never
 	conflict    error         // found when it was applied
 	now         time.Time
 }
@@ -69,6 +71,7 @@ func decide(w world, now time.Time) decision {
 		d.liveService = w.service
 	}
 	d.remove, d.again = surplusRuns(w.team, w.runs, now)
+	d.again = soonest(d.again, w.budget.again(now))
 	d.status = statusOf(w, found, references, now)
 	return d
 }
@@ -184,6 +187,11 @@ func statusOf(w world, found, references []pipeline.Finding, now time.Time) v1al
 	}
 	ready := condition(team, found, references, s.Roles)
 	s.Conditions = withTransition(team.Status.Conditions, ready, now)
+	if w.budget != nil {
+		s.Conditions = withTransition(s.Conditions, budgetCondition(&w), now)
+	} else {
+		meta.RemoveStatusCondition(&s.Conditions, v1alpha1.ConditionBudgetExceeded)
+	}
 	s.Phase = phase(&s, ready)
 	return s
 }
@@ -198,7 +206,7 @@ func (d *decision) statusNow() v1alpha1.ArkTeamStatus {
 		Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonNameConflict, Message: clip(d.conflict.Error()),
 		ObservedGeneration: d.team.Generation,
 	}
-	s.Conditions = withTransition(d.team.Status.Conditions, ready, d.now)
+	s.Conditions = withTransition(s.Conditions, ready, d.now)
 	s.Phase = v1alpha1.TeamFailed
 	return s
 }

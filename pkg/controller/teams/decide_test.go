@@ -162,3 +162,45 @@ func names(runs []*v1alpha1.ArkRun) (out []string) {
 	}
 	return out
 }
+
+// A team says how far its daily budget is used up; that it is so is known of the ledger, or of its agents.
+func TestBudgetOfATeam(t *testing.T) {
+	t.Parallel()
+	mine := team()
+	spent := agent("t-a", 0, mine)
+	spent.Status.Conditions = []metav1.Condition{{
+		Type: v1alpha1.ConditionBudgetExceeded, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonTeamDailyLimitReached, Message: "no call fits",
+	}}
+	own := spent.DeepCopy()
+	own.Status.Conditions[0].Reason = v1alpha1.ReasonDailyLimitReached
+	for name, c := range map[string]struct {
+		agent  *v1alpha1.ArkAgent
+		budget *budget
+		want   string // status, reason and message of the condition
+		again  time.Duration
+	}{
+		"no limit":              {spent, nil, "", 0},
+		"nothing used":          {agent("t-a", 1, mine), &budget{limit: 500}, "False WithinLimit 0 of 500 tokens are used within 24 hours", 0},
+		"some is used":          {agent("t-a", 1, mine), &budget{limit: 500, spent: 60}, "False WithinLimit 60 of 500 tokens are used within 24 hours", usagePause},
+		"the agent's own is up": {own, &budget{limit: 500, spent: 60}, "False WithinLimit 60 of 500 tokens are used within 24 hours", usagePause},
+		"an agent says so":      {spent, &budget{limit: 500, spent: 60}, "True DailyLimitReached no call fits", usagePause},
+		"used up": {
+			agent("t-a", 1, mine), &budget{limit: 500, spent: 490, resetsAt: now.Add(time.Minute)},
+			"True DailyLimitReached the team t's daily budget is used up: 490 of 500 tokens, and a call needs more than what is left; the next one is possible at 2030-01-02T03:05:05Z",
+			time.Minute,
+		},
+	} {
+		before := team(func(t *v1alpha1.ArkTeam) {
+			t.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionBudgetExceeded, Status: metav1.ConditionTrue}}
+		})
+		d := decide(world{key: controller.KeyOf(before), team: before, lookup: lookup(c.agent, agent("other", 1, nil)), budget: c.budget}, now)
+		got := ""
+		for _, x := range d.statusNow().Conditions {
+			if x.Type == v1alpha1.ConditionBudgetExceeded {
+				got += string(x.Status) + " " + x.Reason + " " + x.Message
+			}
+		}
+		require.Equal(t, c.want, got, name)
+		require.Equal(t, c.again, d.again, name)
+	}
+}

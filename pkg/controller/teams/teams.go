@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	v1alpha1 "arkonis.dev/ark/pkg/apis/v1alpha1"
@@ -29,6 +30,8 @@ type Config struct {
 	Cache   *kube.Cache
 	Applier *kube.Applier
 	Queue   *queue.Queue
+	// Budget reads the daily budget of a team, and when a call of so many tokens is possible.
+	Budget  func(ctx context.Context, namespace, team string, tokens int64) (work.BudgetState, error)
 	Workers int
 	Logger  *slog.Logger
 	Observe controller.Observer
@@ -115,7 +118,8 @@ func (t *Teams) runChanged(old, now *v1alpha1.ArkRun) {
 func (t *Teams) agentChanged(old, now *v1alpha1.ArkAgent) {
 	agent := either(old, now)
 	if old != nil && now != nil && old.Generation == now.Generation && old.UID == now.UID &&
-		old.Status.ReadyReplicas == now.Status.ReadyReplicas && old.Status.DesiredReplicas == now.Status.DesiredReplicas {
+		old.Status.ReadyReplicas == now.Status.ReadyReplicas && old.Status.DesiredReplicas == now.Status.DesiredReplicas &&
+		meta.IsStatusConditionTrue(old.Status.Conditions, v1alpha1.ConditionBudgetExceeded) == meta.IsStatusConditionTrue(now.Status.Conditions, v1alpha1.ConditionBudgetExceeded) {
 		return
 	}
 	t.addTeamOf(agent)
@@ -162,9 +166,11 @@ func (t *Teams) reconcile(ctx context.Context, key controller.Key) (controller.R
 	t.mu.Lock()
 	t.looked[key] = time.Now()
 	t.mu.Unlock()
-	w := t.gather(key)
+	w, err := t.gather(ctx, key)
+	if err != nil {
+		return controller.Result{}, err
+	}
 	d := decide(w, time.Now())
-	var err error
 	if w.team != nil {
 		d.conflict, err = t.apply(ctx, &d)
 	}
@@ -230,17 +236,17 @@ func soonest(a, b time.Duration) time.Duration {
 	return a
 }
 
-// gather is what the cache knows of a team.
-func (t *Teams) gather(key controller.Key) world {
+// gather is what the cache and the ledger know of a team.
+func (t *Teams) gather(ctx context.Context, key controller.Key) (world, error) {
 	w := world{key: key, runs: t.cfg.Cache.Runs.By(byTeam, key.String())}
 	team, ok := t.cfg.Cache.Teams.Get(key.Namespace, key.Name)
 	if !ok {
-		return w
+		return w, nil
 	}
 	w.team = team
 	w.lookup = teamspec.Lookup(t.cfg.Cache, key.Namespace)
 	w.service, _ = t.cfg.Cache.Services.Get(key.Namespace, key.Name)
-	return w
+	return w, t.gatherBudget(ctx, &w)
 }
 
 // apply makes what the team needs and removes what it does not need any more. What ark did not make is left alone: that

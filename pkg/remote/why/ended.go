@@ -54,8 +54,9 @@ func remedies() map[string]remedy {
 			"the model server refuses the key of agent {agent}",
 			[]string{`kubectl patch secret {secret} -p '{"stringData":{"{key}":"..."}}'`, "kubectl create secret generic {secret} --from-literal={key}=...", retry},
 		},
-		"ProviderRefused":  {"the model server refuses the request of agent {agent}: is its model right?", []string{"kubectl edit arkagent {agent}", retry}},
-		"ProviderFailed":   {"the model server of agent {agent} could not be reached, or answered with errors until the time was up", []string{retry}},
+		"ProviderRefused": {"the model server refuses the request of agent {agent}: is its model right?", []string{"kubectl edit arkagent {agent}", retry}},
+		"ProviderFailed": {"the model server of agent {agent} could not be reached, or answered with errors until the time was up",
+			[]string{"kubectl get secret {secret} -o jsonpath='{.data.OPENAI_BASE_URL}' | base64 -d", "kubectl describe arkagent {agent}", retry}},
 		"RateLimited":      {"the model server limited the rate of agent {agent} until the time was up", []string{retry}},
 		"ContextTooLong":   {"what agent {agent} was to read does not fit its model", []string{see, "kubectl edit arkagent {agent}"}},
 		"ContentFiltered":  {"the model server withheld the answer to agent {agent}", []string{see}},
@@ -157,14 +158,14 @@ func fill(f *Facts, step *v1alpha1.StepStatus, reason string) *Answer {
 	return a
 }
 
-// inNamespace names the namespace in each of the commands of a line.
+// inNamespace names the namespace in those commands of a line that ask the cluster.
 func inNamespace(line, namespace string) string {
 	parts := strings.Split(line, " | ")
 	for i := range parts {
-		if strings.HasPrefix(parts[i], "kubectl explain") {
-			continue
+		ours := strings.HasPrefix(parts[i], "kubectl ") || strings.HasPrefix(parts[i], "ark ")
+		if ours && !strings.HasPrefix(parts[i], "kubectl explain") {
+			parts[i] += " -n " + namespace
 		}
-		parts[i] += " -n " + namespace
 	}
 	return strings.Join(parts, " | ")
 }

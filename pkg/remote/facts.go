@@ -73,8 +73,8 @@ func agentsOf(run *v1alpha1.ArkRun, team *v1alpha1.ArkTeam) []string {
 	for i := range run.Status.Steps {
 		add(run.Status.Steps[i].Agent)
 	}
-	for i := range run.Spec.Roles {
-		add(run.Spec.Roles[i].Agent)
+	for _, r := range why.SpecOf(run).Roles {
+		add(r.Agent)
 	}
 	if run.Spec.AgentRef != nil {
 		add(run.Spec.AgentRef.Name)
@@ -118,8 +118,8 @@ func (g *gathering) agent(ctx context.Context, name string) error {
 func (g *gathering) children(ctx context.Context) error {
 	run := g.facts.Run
 	teams := map[string]string{} // by role
-	for i := range run.Spec.Roles {
-		if r := &run.Spec.Roles[i]; r.Team != "" {
+	for _, r := range why.SpecOf(run).Roles {
+		if r.Team != "" {
 			teams[r.Name] = r.Team
 		}
 	}

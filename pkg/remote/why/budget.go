@@ -54,7 +54,7 @@ func budgetFailed(f *Facts, step *v1alpha1.StepStatus) *Answer {
 		}
 		a.Next = append(a.Next, command(f, "kubectl edit ark%s %s", kind, name))
 	} else {
-		limit := f.Run.Spec.MaxTokens
+		limit := SpecOf(f.Run).MaxTokens
 		if u := f.Run.Status.TotalTokenUsage; limit > 0 && u != nil {
 			a.Evidence = append(a.Evidence, fmt.Sprintf("the run used %d of its %d tokens (maxTokens)", u.TotalTokens, limit))
 		}

@@ -55,8 +55,10 @@ func remedies() map[string]remedy {
 			[]string{`kubectl patch secret {secret} -p '{"stringData":{"{key}":"..."}}'`, "kubectl create secret generic {secret} --from-literal={key}=...", retry},
 		},
 		"ProviderRefused": {"the model server refuses the request of agent {agent}: is its model right?", []string{"kubectl edit arkagent {agent}", retry}},
-		"ProviderFailed": {"the model server of agent {agent} could not be reached, or answered with errors until the time was up",
-			[]string{"kubectl get secret {secret} -o jsonpath='{.data.OPENAI_BASE_URL}' | base64 -d", "kubectl describe arkagent {agent}", retry}},
+		"ProviderFailed": {
+			"the model server of agent {agent} could not be reached, or answered with errors until the time was up",
+			[]string{"kubectl get secret {secret} -o jsonpath='{.data.OPENAI_BASE_URL}' | base64 -d", "kubectl describe arkagent {agent}", retry},
+		},
 		"RateLimited":      {"the model server limited the rate of agent {agent} until the time was up", []string{retry}},
 		"ContextTooLong":   {"what agent {agent} was to read does not fit its model", []string{see, "kubectl edit arkagent {agent}"}},
 		"ContentFiltered":  {"the model server withheld the answer to agent {agent}", []string{see}},

@@ -104,6 +104,15 @@ const (
 	Working            = "Working"
 )
 
+// SpecOf is what a run is driven with: its own spec, or for a run that was applied without a snapshot the one in its status,
+// as far as that stands there.
+func SpecOf(run *v1alpha1.ArkRun) *v1alpha1.ArkRunSpec {
+	if r := run.Status.Resolved; r != nil && r.Spec != nil {
+		return r.Spec
+	}
+	return &run.Spec
+}
+
 // Explain answers. It always has an answer.
 func Explain(f *Facts) *Answer {
 	a := explain(f)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	v1alpha1 "arkonis.dev/ark/pkg/apis/v1alpha1"
 	"arkonis.dev/ark/pkg/llm/modelserver"
@@ -107,10 +108,12 @@ func TestRunsThatAreTakenAway(t *testing.T) {
 	_, err := models.WaitIn(t.Context(), 3)
 	require.NoError(t, err)
 
-	w.kubectl("annotate", "arkrun", "cancelled", v1alpha1.AnnotationCancel+"=true")
+	cancel := fmt.Appendf(nil, `{"metadata":{"annotations":{%q:"true"}}}`, v1alpha1.AnnotationCancel)
+	_, err = w.clients.Runs(w.namespace).Patch(t.Context(), "cancelled", types.MergePatchType, cancel, metav1.PatchOptions{})
+	require.NoError(t, err)
 	r := w.ended("cancelled")
 	require.Equal(t, v1alpha1.RunCancelled, r.Status.Phase)
-	require.Equal(t, v1alpha1.StepCancelled, r.Status.Steps[0].Phase)
+	require.Contains(t, brief(r), " Cancelled; ") // the step that ran then
 
 	require.NoError(t, w.clients.Runs(w.namespace).Delete(t.Context(), "removed", metav1.DeleteOptions{}))
 	w.kubectl("delete", "arkteam", "trio", "--wait=false")

@@ -1,6 +1,7 @@
 package operator
 
 import (
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -237,6 +238,7 @@ func (w *world) openStore() *queue.Queue {
 // audited is what the journal of a task says of one call.
 type audited struct {
 	pod      string
+	lines    []work.Line // of its task
 	answered bool
 	unknown  bool
 }
@@ -273,7 +275,7 @@ func (w *world) audit(log []modelserver.Call, killed map[string]bool) {
 			switch e := l.Entry; {
 			case e == nil:
 			case e.Intent != nil:
-				calls[fmt.Sprintf("%s-%d", key.TaskID, e.Intent.Call)] = &audited{pod: l.Pod}
+				calls[fmt.Sprintf("%s-%d", key.TaskID, e.Intent.Call)] = &audited{pod: l.Pod, lines: lines}
 				reserved[e.Intent.Call] = e.Intent.Reserve
 			case e.Answer != nil:
 				calls[fmt.Sprintf("%s-%d", key.TaskID, e.Answer.Call)].answered = true
@@ -347,7 +349,11 @@ func (w *world) auditCalls(log []modelserver.Call, calls map[string]*audited, ki
 			continue
 		}
 		require.True(t, said.unknown, "call %s has no end", c.Key)
-		require.True(t, killed[said.pod], "the answer to %s is lost, but its pod %s was not killed: %s", c.Key, said.pod, c.Request.Prompt())
+		if !killed[said.pod] {
+			history, err := json.MarshalIndent(said.lines, "", " ")
+			require.NoError(t, err)
+			require.Failf(t, "lost answer", "the answer to %s is lost, but its pod %s was not killed: %s\n%s", c.Key, said.pod, c.Request.Prompt(), history)
+		}
 		if c.Whole {
 			twice++
 		}

@@ -128,9 +128,6 @@ func (c *Cluster) Log(ctx context.Context, run *v1alpha1.ArkRun, o LogOptions, f
 		req = req.Param("text", "false")
 	}
 	if o.Step != "" {
-		if wrong := unknownStep(run, o.Step); wrong != nil && run.Status.Phase.Terminal() {
-			return wrong
-		}
 		req = req.Param("step", o.Step)
 	}
 	body, err := req.Stream(ctx)

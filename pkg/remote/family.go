@@ -158,8 +158,14 @@ func (f *following) listen(ctx context.Context, run *v1alpha1.ArkRun) {
 // happens, behind what had happened before. Entries of runs below name their run, and begin their step with its place.
 func (c *Cluster) FamilyLog(ctx context.Context, run *v1alpha1.ArkRun, o LogOptions, f func(e *data.Entry) error) error {
 	all, err := c.Family(ctx, run)
+	if err != nil {
+		all = []Relative{{Run: run}} // a log needs no right to list runs
+	}
+	if wrong := unknownPath(all, o.Step); wrong != nil {
+		return wrong
+	}
 	if err != nil || len(all) == 1 && !o.Follow {
-		return c.Log(ctx, run, o, f) // a log needs no right to list runs
+		return c.Log(ctx, run, o, f)
 	}
 	if o.Follow && !run.Status.Phase.Terminal() {
 		return c.followLogs(ctx, run, o, f)
@@ -193,6 +199,23 @@ func (c *Cluster) FamilyLog(ctx context.Context, run *v1alpha1.ArkRun, o LogOpti
 		}
 	}
 	return nil
+}
+
+// unknownPath is the error for a step that no run of a family has; nil when one has it, or may still get it.
+func unknownPath(all []Relative, step string) error {
+	var first error
+	for i := range all {
+		wanted, inside := all[i].inside(LogOptions{Step: step})
+		if !inside {
+			continue
+		}
+		wrong := unknownStep(all[i].Run, wanted.Step)
+		if wrong == nil || !all[i].Run.Status.Phase.Terminal() {
+			return nil
+		}
+		first = cmp.Or(first, wrong)
+	}
+	return first
 }
 
 // ends is 1 for the last entry of a log.

@@ -343,7 +343,7 @@ func (d *dataWorld) commanded() {
 	require.Contains(t, tree, "run live")
 	require.Contains(t, tree, "└─ step writer")
 	require.Contains(t, ark("why", "live", "--operator-namespace", d.system), "nothing is wrong: the run succeeded")
-	require.Contains(t, ark("status", "--operator-namespace", d.system), "serves data.arkonis.dev")
+	require.Contains(t, ark("status", "--operator-namespace", d.system), "data.arkonis.dev is served")
 }
 
 func nextEntry(t *testing.T, entries <-chan data.Entry) data.Entry {

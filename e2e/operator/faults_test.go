@@ -143,9 +143,6 @@ func TestEverythingIsKilledWhileRunsAreLive(t *testing.T) {
 	t.Parallel()
 	const runs, agentKills = 200, 12
 	w := newWorld(t)
-	// A pod that nothing is heard of for so long loses its tasks, and what it was about to be answered: on a busy machine the
-	// default time passes before a new operator listens.
-	w.runtimeArgs = []string{"--ack-wait", "30s"}
 	o := w.start()
 	w.apply(crowd)
 	models, err := modelserver.Start(t.Context(), modelserver.Config{Answer: crowdAnswers(800 * time.Millisecond)})

@@ -119,7 +119,7 @@ func TestRunsThatAreTakenAway(t *testing.T) {
 	w.kubectl("delete", "arkteam", "trio", "--wait=false")
 	gone := time.Now().Add(2 * time.Second)
 	w.kubectl("wait", "--for=delete", "arkrun", "--all", "--timeout=60s")
-	for range 3 { // a task that an agent holds goes when the agent has let go of it
+	for began := time.Now(); time.Since(began) < patience; { // a task that an agent holds goes when the agent has let go of it
 		o.stop()
 		held := w.held()
 		if len(held) == 0 {

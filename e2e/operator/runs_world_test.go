@@ -23,8 +23,7 @@ import (
 func (w *world) pod(agent, name string, env ...string) *exec.Cmd {
 	w.t.Helper()
 	d := w.deployment(agent+"-agent", "the Deployment", func(d *appsv1.Deployment) bool { return len(d.Spec.Template.Spec.Containers) > 0 })
-	args := []string{"runtime", "--listen", "", "--grace-period", "10s", "--log-format", "text", "--log-level", "warn"}
-	cmd := exec.CommandContext(w.t.Context(), shared.ark, append(args, w.runtimeArgs...)...)
+	cmd := exec.CommandContext(w.t.Context(), shared.ark, "runtime", "--listen", "", "--grace-period", "10s", "--log-format", "text", "--log-level", "warn")
 	cmd.Env = append(w.environment(&d.Spec.Template.Spec.Containers[0]), "POD_NAME="+name,
 		"SYSTEM_PROMPT_PATH=", "PATH="+os.Getenv("PATH"), "HOME="+os.TempDir())
 	if w.external == "" {

@@ -93,8 +93,6 @@ type world struct {
 	operator  *operator
 	nats      string // address of the operator's queue port
 	external  string // URL of an external NATS instead; empty for none
-
-	runtimeArgs []string // of pods, besides what each one has
 }
 
 // patience is how long anything may take on a machine that is busy with other things.

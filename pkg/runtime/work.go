@@ -154,7 +154,9 @@ func workedSince(s *work.Session) time.Time {
 // soon as the connection is back.
 const heartbeatAgain = 100 * time.Millisecond
 
-// keepAlive tells the queue that the task is worked on, until ctx ends or the returned function is called.
+// keepAlive tells the queue that the task is worked on, at once and until ctx ends or the returned function is called. The
+// first time matters: a NATS server that is started anew counts AckWait from the last sign of life, and before there is one
+// from when the task was queued, so that it would give one that has waited for long to another pod as well.
 func (r *Runtime) keepAlive(ctx context.Context, d *queue.Delivery, log *slog.Logger) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
@@ -163,13 +165,13 @@ func (r *Runtime) keepAlive(ctx context.Context, d *queue.Delivery, log *slog.Lo
 		ticker := time.NewTicker(r.config.Heartbeat)
 		defer ticker.Stop()
 		for {
+			for d.InProgress() != nil && sleep(ctx, heartbeatAgain) {
+				log.DebugContext(ctx, "heartbeat was not sent, trying again")
+			}
 			select {
 			case <-ctx.Done():
 				return
 			case <-ticker.C:
-				for d.InProgress() != nil && sleep(ctx, heartbeatAgain) {
-					log.DebugContext(ctx, "heartbeat was not sent, trying again")
-				}
 			}
 		}
 	}()

@@ -3,19 +3,15 @@ package remote
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
 
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	v1alpha1 "arkonis.dev/ark/pkg/apis/v1alpha1"
-	"arkonis.dev/ark/pkg/kube"
 	"arkonis.dev/ark/pkg/runner"
-	"arkonis.dev/ark/pkg/trigger"
 )
 
 // Retry makes a run that goes on from one that has ended, and returns it when the operator has taken it up. step is the one
@@ -25,17 +21,22 @@ func (c *Cluster) Retry(ctx context.Context, old *v1alpha1.ArkRun, step, id stri
 	if err := c.retryable(ctx, old, step); err != nil {
 		return nil, err
 	}
-	run, err := c.createRetry(ctx, old, step, id)
+	run := &v1alpha1.ArkRun{
+		ObjectMeta: metav1.ObjectMeta{Namespace: old.Namespace},
+		Spec: v1alpha1.ArkRunSpec{
+			TeamRef: old.Spec.TeamRef, AgentRef: old.Spec.AgentRef, Input: old.Spec.Input, Prompt: old.Spec.Prompt,
+			Trigger: &v1alpha1.Trigger{Kind: v1alpha1.TriggerRetry, Name: old.Name, ID: "retry/" + string(old.UID) + "/" + id},
+			RetryOf: &v1alpha1.RetryOf{Name: old.Name, UID: string(old.UID), Step: step},
+		},
+	}
+	if t := old.Spec.Trigger; t != nil {
+		run.Spec.Trigger.Hops = t.Hops
+	}
+	run, err := c.startRun(ctx, run, "retry", old.Name, patience)
 	if err != nil {
 		return nil, err
 	}
-	waiting, cancel := context.WithTimeoutCause(ctx, patience, &UndecidedError{kindRun, run.Name, patience})
-	defer cancel()
-	run, err = kube.Follow(waiting, c.Clients.Runs(run.Namespace), run, func(r *v1alpha1.ArkRun) bool { return r.Status.StartTime != nil })
-	if err != nil {
-		return nil, c.undecided(ctx, waiting, err, "retry", run.Name)
-	}
-	if s := &run.Status; s.Phase == v1alpha1.RunFailed && s.StepCounts == nil { // it never started
+	if s := &run.Status; neverStarted(s) {
 		return nil, fmt.Errorf("retry %s: refused (%s): %s", old.Name, cmp.Or(runner.EndReason(s), "no reason"), s.Message)
 	}
 	return run, nil
@@ -91,43 +92,6 @@ func (c *Cluster) StepNames(ctx context.Context, run *v1alpha1.ArkRun) []string 
 		}
 	}
 	return names
-}
-
-// maxSalt bounds how many names are tried for a run.
-const maxSalt = 8
-
-// createRetry makes the run, or finds it when it was made before.
-func (c *Cluster) createRetry(ctx context.Context, old *v1alpha1.ArkRun, step, id string) (*v1alpha1.ArkRun, error) {
-	run := &v1alpha1.ArkRun{
-		ObjectMeta: metav1.ObjectMeta{Namespace: old.Namespace},
-		Spec: v1alpha1.ArkRunSpec{
-			TeamRef: old.Spec.TeamRef, AgentRef: old.Spec.AgentRef, Input: old.Spec.Input, Prompt: old.Spec.Prompt,
-			Trigger: &v1alpha1.Trigger{Kind: v1alpha1.TriggerRetry, Name: old.Name, ID: "retry/" + string(old.UID) + "/" + id},
-			RetryOf: &v1alpha1.RetryOf{Name: old.Name, UID: string(old.UID), Step: step},
-		},
-	}
-	target := ""
-	if old.Spec.TeamRef != nil {
-		target = old.Spec.TeamRef.Name
-	} else {
-		target = old.Spec.AgentRef.Name
-	}
-	if t := old.Spec.Trigger; t != nil {
-		run.Spec.Trigger.Hops = t.Hops
-	}
-	runs := c.Clients.Runs(old.Namespace)
-	for salt := range maxSalt {
-		run.Name = trigger.RunName(target, run.Spec.Trigger.ID, salt)
-		made, err := runs.Create(ctx, run, metav1.CreateOptions{FieldManager: fieldManager})
-		if apierrors.IsAlreadyExists(err) {
-			made, err = runs.Get(ctx, run.Name, metav1.GetOptions{})
-			if err == nil && (made.Spec.Trigger == nil || made.Spec.Trigger.ID != run.Spec.Trigger.ID) {
-				continue
-			}
-		}
-		return made, c.explain(err, "retry", kindRun+" "+old.Name+" "+c.In())
-	}
-	return nil, errors.New("retry " + old.Name + ": no name for the run is free")
 }
 
 // FailedRun is the newest run of a team that failed or was cancelled, and that somebody asked for: not one that is a step of

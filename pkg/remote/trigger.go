@@ -2,6 +2,7 @@ package remote
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -41,10 +42,17 @@ func (e *UndecidedError) Error() string {
 }
 
 // Trigger records a trigger and returns its run, as it is when it was made. Sent again with the same id, it is the same
-// trigger. patience bounds the wait for the operator.
+// trigger. What is too large for an event is recorded as the run itself. patience bounds the wait for the operator.
 func (c *Cluster) Trigger(ctx context.Context, r trigger.Request, patience time.Duration) (*v1alpha1.ArkRun, error) {
 	r.Namespace = c.Namespace
 	target := r.Team + r.Agent
+	input, err := json.Marshal(r.Input)
+	if err != nil {
+		return nil, fmt.Errorf("trigger %s: %w", target, err)
+	}
+	if size := len(input) + len(r.Prompt); size > eventInput {
+		return c.triggerLarge(ctx, r, size, patience)
+	}
 	event, err := trigger.Manual(r)
 	if err != nil {
 		return nil, err

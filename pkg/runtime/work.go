@@ -80,8 +80,12 @@ func (r *Runtime) attempt(ctx context.Context, d *queue.Delivery, p *place, log 
 }
 
 func (r *Runtime) takeOver(ctx context.Context, d *queue.Delivery) (*work.Session, error) {
-	return r.config.Work.TakeOver(ctx, d.Key(), r.config.Pod)
+	return r.config.Work.TakeOverAfter(ctx, d.Key(), r.config.Pod, r.quiet())
 }
+
+// quiet is how long nothing was stored of a task at least that the queue rightly takes from a pod: AckWait after the last
+// heartbeat, and no more than the time between two of them after what was stored last.
+func (r *Runtime) quiet() time.Duration { return r.config.AckWait - r.config.Heartbeat }
 
 func (r *Runtime) taken(ctx context.Context, d *queue.Delivery, s *work.Session, log *slog.Logger) {
 	again := s.TakeOvers() > 1
@@ -97,6 +101,10 @@ func (r *Runtime) notTaken(ctx context.Context, d *queue.Delivery, err error, lo
 	switch {
 	case errors.Is(err, work.ErrDone), errors.Is(err, work.ErrGone):
 		return outcome{done: true}
+	case errors.Is(err, work.ErrHeld):
+		// The heartbeats of a pod that is alive keep the task from coming back.
+		log.DebugContext(ctx, "task was not taken over, another pod is at work on it")
+		return handBack(max(r.quiet(), 2*r.config.Heartbeat))
 	case errors.As(err, &failure):
 		return outcome{result: r.bare(d.Task, failure)}
 	case ctx.Err() != nil && errors.As(context.Cause(ctx), &failure):

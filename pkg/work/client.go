@@ -92,9 +92,15 @@ func newClient(to requester) *Client {
 // Errors: ErrDone and ErrGone (acknowledge the task and stop), *task.Error with DeadlineExceeded, PoisonTask (too many
 // processes that held it have died) or BadTask (publish it as the task's result), ErrUnavailable, or the context's.
 func (c *Client) TakeOver(ctx context.Context, key queue.Key, pod string) (*Session, error) {
+	return c.TakeOverAfter(ctx, key, pod, 0)
+}
+
+// TakeOverAfter is TakeOver of a task of which no other pod has stored anything for so long, a minute at most; otherwise
+// the error is ErrHeld. What the pod itself has begun, and what was handed back, is taken over at once.
+func (c *Client) TakeOverAfter(ctx context.Context, key queue.Key, pod string, quiet time.Duration) (*Session, error) {
 	s := &Session{client: c, namespace: key.Namespace, agent: key.Agent}
 	var reply takeOverReply
-	request := takeOverRequest{Run: key.RunUID, Task: key.TaskID, Pod: pod, ID: nuid.Next(), Patience: c.timeout.Milliseconds()}
+	request := takeOverRequest{Run: key.RunUID, Task: key.TaskID, Pod: pod, ID: nuid.Next(), Patience: c.timeout.Milliseconds(), Quiet: quiet.Milliseconds()}
 	err := c.ask(ctx, s.caller(), verbTakeOver, request, &reply, 0)
 	if err != nil {
 		return nil, fmt.Errorf("take over task %s of agent %s/%s: %w", key.TaskID, key.Namespace, key.Agent, err)

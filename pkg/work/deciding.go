@@ -82,6 +82,7 @@ type takingOver struct {
 	task    *task.Task
 	retries int
 	until   *atomic.Int64 // when its client gives it up, in nanoseconds by this process's clock; nil for never
+	quiet   time.Duration // how long nothing may have been heard of another pod that holds the task
 
 	epoch     int
 	takenAt   time.Time
@@ -116,7 +117,10 @@ func (a *takingOver) decide(t *turn, o *op) step {
 	if !ok {
 		return stepUnloaded
 	}
-	o.outcome = a.refuse(t, j)
+	if o.outcome = a.refuse(t, j); o.outcome == nil && a.held(t, j) {
+		o.outcome = ErrHeld
+		return stepEnded
+	}
 	if o.outcome != nil && len(entries) == 0 {
 		return stepEnded
 	}
@@ -139,6 +143,12 @@ func (a *takingOver) decide(t *turn, o *op) step {
 
 func (a *takingOver) taken(j *journal) {
 	a.epoch, a.takenAt, a.takeOvers = j.epoch, j.takenAt, j.takeOvers
+}
+
+// held says that another pod seems to be at work. That the queue has given the task away says little: a NATS server that is
+// started anew, and had not stored that the task was delivered, delivers it at once.
+func (a *takingOver) held(t *turn, j *journal) bool {
+	return j.epoch > 0 && j.taker != "" && !j.released && j.pod != a.pod && t.now.Sub(j.at) < a.quiet
 }
 
 // refuse says why nobody may work on the task any more.

@@ -13,6 +13,9 @@ import (
 var (
 	// ErrDone means that the task has a result: acknowledge it and stop.
 	ErrDone = errors.New("the task has a result")
+	// ErrHeld means that another pod has stored something of the task a moment ago: it seems to be alive, and is about to
+	// be answered what it has paid for. Hand the task back for a while.
+	ErrHeld = errors.New("another pod is at work on the task")
 	// ErrGone means that the queue does not hold the task any more, or its journal was removed with its run:
 	// acknowledge it and stop.
 	ErrGone = errors.New("the task is gone")
@@ -95,7 +98,7 @@ type failure struct {
 
 // kinds are the sentinels that travel by name.
 var kinds = map[string]error{
-	"done": ErrDone, "gone": ErrGone, "fenced": ErrFenced, "unavailable": ErrUnavailable,
+	"done": ErrDone, "gone": ErrGone, "fenced": ErrFenced, "held": ErrHeld, "unavailable": ErrUnavailable,
 	"withdrawn": errWithdrawn, "lost": errUploadLost, kindAgain: errAskAgain,
 }
 

@@ -76,7 +76,9 @@ type journal struct {
 	takers    map[string]bool // ids of all
 	takenAt   time.Time
 	takeOvers int
-	crashes   int // take-overs of a task that nobody had released
+	pod       string    // of the last take-over
+	at        time.Time // of the last record
+	crashes   int       // take-overs of a task that nobody had released
 	released  bool
 
 	appended  int    // number of the last append of the epoch
@@ -106,7 +108,7 @@ func newJournal(key queue.Key) *journal {
 
 // apply folds a record. Records that are being stored and those that are read again go the same way.
 func (j *journal) apply(r *record) {
-	j.settled = r.Settled
+	j.settled, j.at = r.Settled, r.At
 	switch {
 	case r.TakeOver != nil:
 		j.applyTakeOver(r)
@@ -139,7 +141,7 @@ func (j *journal) applyTakeOver(r *record) {
 	if j.epoch > 0 && !j.released {
 		j.crashes++
 	}
-	j.epoch, j.taker, j.released = r.Epoch, r.TakeOver.ID, false
+	j.epoch, j.taker, j.pod, j.released = r.Epoch, r.TakeOver.ID, r.TakeOver.Pod, false
 	j.appended, j.appendID, j.have, j.more, j.withdrawn = 0, "", 0, false, false
 	if r.TakeOver.Refused {
 		j.taker = ""

@@ -65,6 +65,13 @@ type takeOverRequest struct {
 	// Patience is how long the client waits before it does, in ms. A request that is older must not be carried out: the
 	// client may have given it up, and somebody else may have the task.
 	Patience int64 `json:"patience"`
+	// Quiet is how long nothing may have been stored of another pod that holds the task, in ms.
+	Quiet int64 `json:"quiet,omitempty"`
+}
+
+// quiet is at most a minute: nobody keeps a task from others for long.
+func (r takeOverRequest) quiet() time.Duration {
+	return time.Duration(max(0, min(r.Quiet, time.Minute.Milliseconds()))) * time.Millisecond
 }
 
 type takeOverReply struct {

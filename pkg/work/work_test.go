@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -380,4 +381,40 @@ func TestHandingBackIsNoCrash(t *testing.T) {
 		require.NoError(t, s.Release(t.Context()))
 		require.NoError(t, s.Release(t.Context()))
 	}
+}
+
+// What the queue gives to another pod too early stays with the one that has just stored something, also when the service
+// that knew of it is gone; a pod's own task, and one that was handed back, is taken over at once.
+func TestATaskIsNotTakenFromAPodAtWork(t *testing.T) {
+	t.Parallel()
+	const silence = 10 * time.Second
+	var later atomic.Int64
+	w := newWorld(t, work.Config{Now: func() time.Time { return time.Now().Add(time.Duration(later.Load())) }})
+	stop := w.serve()
+	tk := w.submit(w.task(runBudget(1000)))
+	s := w.take(tk)
+	appends(t, s, intent(1, 100))
+	other := func() (*work.Session, error) {
+		return w.client.TakeOverAfter(t.Context(), queue.KeyOf(tk), "pod-1", silence)
+	}
+	_, err := other()
+	require.ErrorIs(t, err, work.ErrHeld)
+	stop()
+	w.serve()
+	_, err = other()
+	require.ErrorIs(t, err, work.ErrHeld)
+	appends(t, s, answer(1, 60))
+	w.stands("run.run-1", 60, 0)
+
+	own, err := w.client.TakeOverAfter(t.Context(), queue.KeyOf(tk), "pod-0", silence)
+	require.NoError(t, err)
+	require.NoError(t, own.Release(t.Context()))
+	given, err := other()
+	require.NoError(t, err)
+	appends(t, given, intent(2, 100))
+	later.Store(int64(2 * silence)) // nothing was heard of pod-1 since
+	last, err := w.client.TakeOverAfter(t.Context(), queue.KeyOf(tk), "pod-2", silence)
+	require.NoError(t, err)
+	require.Equal(t, 4, last.TakeOvers())
+	require.ErrorIs(t, given.Append(t.Context(), answer(2, 60)), work.ErrFenced)
 }

@@ -10,8 +10,9 @@ import (
 )
 
 // accountPatience bounds how long Account waits for calls that are under way: an agent stops within a second of being
-// told, and records what it did within a few more.
-const accountPatience = 10 * time.Second
+// told, and records what it did within a few more. It is shorter than the time that an interrupted run has for its end, so
+// that a call whose agent is not heard of costs its reservation and not the report.
+const accountPatience = 6 * time.Second
 
 // Account closes the books of a task that has a result, and returns what the task's calls have cost: exactly what its
 // budgets were charged. Agents that still work on the task get some time to tell what their calls used; what is open

@@ -48,11 +48,7 @@ for the newest one.`,
 }
 
 func (f *getFlags) run(ctx context.Context, s *streams, name string) error {
-	cluster, err := f.cluster()
-	if err != nil {
-		return err
-	}
-	run, err := cluster.Run(ctx, name)
+	cluster, run, err := f.find(ctx, name)
 	if err != nil {
 		return err
 	}

@@ -54,11 +54,7 @@ has ended. RUN is the name of a run, or @latest for the newest one.`,
 }
 
 func (f *logsFlags) run(ctx context.Context, s *streams, name string) error {
-	cluster, err := f.cluster()
-	if err != nil {
-		return err
-	}
-	run, err := cluster.Run(ctx, name)
+	cluster, run, err := f.find(ctx, name)
 	if err != nil {
 		return err
 	}

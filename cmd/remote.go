@@ -65,6 +65,16 @@ func (f *remoteFlags) cluster() (*remote.Cluster, error) {
 	return cluster, nil
 }
 
+// find returns a run by its name, or the newest one for @latest, and the cluster that it is in.
+func (f *remoteFlags) find(ctx context.Context, name string) (*remote.Cluster, *v1alpha1.ArkRun, error) {
+	cluster, err := f.cluster()
+	if err != nil {
+		return nil, nil, err
+	}
+	run, err := cluster.Run(ctx, name)
+	return cluster, run, err
+}
+
 // completionTimeout bounds how long a shell waits for names.
 const completionTimeout = 3 * time.Second
 

@@ -37,11 +37,7 @@ it prints finds the trace in the telemetry back end.`,
 }
 
 func (f *traceFlags) run(ctx context.Context, s *streams, name string) error {
-	cluster, err := f.cluster()
-	if err != nil {
-		return err
-	}
-	run, err := cluster.Run(ctx, name)
+	cluster, run, err := f.find(ctx, name)
 	if err != nil {
 		return err
 	}

@@ -217,19 +217,19 @@ func (w *world) allEnded(n int) <-chan struct{} {
 	return done
 }
 
-// openStore opens the store of an operator that has ended.
-func (w *world) openStore() *queue.Queue {
+// openStore opens the store of an operator that has ended. shut closes it for the next one.
+func (w *world) openStore() (q *queue.Queue, shut func()) {
 	w.t.Helper()
 	authority, _ := w.keys()
 	quiet := slog.New(slog.DiscardHandler)
 	server, err := queue.StartServer(w.t.Context(), queue.ServerConfig{StoreDir: w.store, Authority: authority, Logger: quiet})
 	require.NoError(w.t, err)
-	w.t.Cleanup(server.Shutdown)
+	w.t.Cleanup(server.Shutdown) // it may be repeated
 	conn, err := server.Connect("test")
 	require.NoError(w.t, err)
-	q, err := queue.Open(w.t.Context(), conn, queue.Config{Logger: quiet})
+	q, err = queue.Open(w.t.Context(), conn, queue.Config{Logger: quiet})
 	require.NoError(w.t, err)
-	return q
+	return q, server.Shutdown
 }
 
 // audited is what the journal of a task says of one call.
@@ -244,7 +244,8 @@ type audited struct {
 func (w *world) audit(log []modelserver.Call, killed map[string]bool) {
 	w.t.Helper()
 	ctx, t := w.t.Context(), w.t
-	q := w.openStore()
+	q, shut := w.openStore()
+	defer shut()
 	var keys []queue.Key
 	caughtUp := fmt.Errorf("everything was read")
 	err := q.Results(ctx, "", func(r queue.Record) error {

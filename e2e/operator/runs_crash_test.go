@@ -2,7 +2,6 @@ package operator
 
 import (
 	"fmt"
-	"log/slog"
 	"math/rand/v2"
 	"strings"
 	"testing"
@@ -14,7 +13,6 @@ import (
 
 	v1alpha1 "arkonis.dev/ark/pkg/apis/v1alpha1"
 	"arkonis.dev/ark/pkg/llm/modelserver"
-	"arkonis.dev/ark/pkg/queue"
 )
 
 // models starts a model server that takes some time for each answer, and returns the environment of pods that ask it.
@@ -137,15 +135,8 @@ func TestRunsThatAreTakenAway(t *testing.T) {
 // held lists the runs, agents and teams that the store of an operator that has ended holds anything of.
 func (w *world) held() map[string]string {
 	w.t.Helper()
-	authority, _ := w.keys()
-	quiet := slog.New(slog.DiscardHandler)
-	server, err := queue.StartServer(w.t.Context(), queue.ServerConfig{StoreDir: w.store, Authority: authority, Logger: quiet})
-	require.NoError(w.t, err)
-	defer server.Shutdown()
-	conn, err := server.Connect("test")
-	require.NoError(w.t, err)
-	q, err := queue.Open(w.t.Context(), conn, queue.Config{Logger: quiet})
-	require.NoError(w.t, err)
+	q, shut := w.openStore()
+	defer shut()
 	held, err := q.Runs(w.t.Context())
 	require.NoError(w.t, err)
 	require.NoError(w.t, q.EachAgent(w.t.Context(), func(namespace, agent string) {

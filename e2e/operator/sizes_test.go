@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"log/slog"
 	"strconv"
 	"strings"
 	"testing"
@@ -18,7 +17,6 @@ import (
 	v1alpha1 "arkonis.dev/ark/pkg/apis/v1alpha1"
 	"arkonis.dev/ark/pkg/kube"
 	"arkonis.dev/ark/pkg/llm/modelserver"
-	"arkonis.dev/ark/pkg/queue"
 	"arkonis.dev/ark/pkg/task"
 )
 
@@ -63,15 +61,8 @@ func (w *world) sized() []string {
 // payload reads a text from the store of an operator that has ended.
 func (w *world) payload(ref *v1alpha1.PayloadRef) string {
 	w.t.Helper()
-	authority, _ := w.keys()
-	quiet := slog.New(slog.DiscardHandler)
-	server, err := queue.StartServer(w.t.Context(), queue.ServerConfig{StoreDir: w.store, Authority: authority, Logger: quiet})
-	require.NoError(w.t, err)
-	defer server.Shutdown()
-	conn, err := server.Connect("test")
-	require.NoError(w.t, err)
-	q, err := queue.Open(w.t.Context(), conn, queue.Config{Logger: quiet})
-	require.NoError(w.t, err)
+	q, shut := w.openStore()
+	defer shut()
 	text, err := q.Text(w.t.Context(), task.Text{Ref: &task.Ref{Key: ref.Key, Size: ref.Size, SHA256: ref.SHA256}}, ref.Size)
 	require.NoError(w.t, err)
 	return text

@@ -226,7 +226,7 @@ func TestATaskThatWasTakenOverRemembersNothingMore(t *testing.T) {
 	m, w := open(t, Config{}), newWorld(t)
 	held := w.take()
 	s := m.For(held, nil)
-	_, err := w.client.TakeOver(t.Context(), queue.KeyOf(held.Task()), "pod-1")
+	_, err := w.client.TakeOver(t.Context(), queue.KeyOf(held.Task()), "pod-1", 0)
 	require.NoError(t, err)
 	r := call(t, s, "1.0", RememberName, `{"text":"x"}`)
 	require.True(t, r.IsError)

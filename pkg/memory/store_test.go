@@ -140,7 +140,7 @@ func (w *world) take() *work.Session {
 	w.tasks++
 	t := aTask(w.tasks)
 	require.NoError(w.t, w.queue.Submit(w.t.Context(), t))
-	s, err := w.client.TakeOver(w.t.Context(), queue.KeyOf(t), "pod-0")
+	s, err := w.client.TakeOver(w.t.Context(), queue.KeyOf(t), "pod-0", 0)
 	require.NoError(w.t, err)
 	return s
 }

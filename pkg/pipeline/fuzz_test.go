@@ -31,11 +31,11 @@ func FuzzTeam(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
 		if len(text) > 16<<10 {
-			t.Skip()
+			t.Skip("larger than what is fuzzed")
 		}
 		team := &v1alpha1.ArkTeam{}
 		if yaml.Unmarshal(text, team) != nil {
-			t.Skip()
+			t.Skip("not a team")
 		}
 		start := time.Now()
 		team.Name = "t"

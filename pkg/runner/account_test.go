@@ -40,7 +40,7 @@ func (b *bench) hold(s *work.Service, agent string) *work.Session {
 	d, err := tasks.Next(b.t.Context())
 	require.NoError(b.t, err)
 	b.t.Cleanup(func() { _ = tasks.Stop(context.WithoutCancel(b.t.Context())) })
-	session, err := s.Client().TakeOver(b.t.Context(), d.Key(), "pod")
+	session, err := s.Client().TakeOver(b.t.Context(), d.Key(), "pod", 0)
 	require.NoError(b.t, err)
 	return session
 }

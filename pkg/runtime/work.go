@@ -80,7 +80,7 @@ func (r *Runtime) attempt(ctx context.Context, d *queue.Delivery, p *place, log 
 }
 
 func (r *Runtime) takeOver(ctx context.Context, d *queue.Delivery) (*work.Session, error) {
-	return r.config.Work.TakeOverAfter(ctx, d.Key(), r.config.Pod, r.quiet())
+	return r.config.Work.TakeOver(ctx, d.Key(), r.config.Pod, r.quiet())
 }
 
 // quiet is how long nothing was stored of a task at least that the queue rightly takes from a pod: AckWait after the last

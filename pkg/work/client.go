@@ -88,16 +88,14 @@ func newClient(to requester) *Client {
 }
 
 // TakeOver takes a task over that the caller got from the queue: from now on the caller alone appends to its journal.
+// quiet is how long no other pod may have stored anything of the task, a minute at most and 0 for whatever they did: one
+// that did seems to be at work, and the error is ErrHeld. What the pod itself has begun, and what was handed back, is taken
+// over at once.
 //
-// Errors: ErrDone and ErrGone (acknowledge the task and stop), *task.Error with DeadlineExceeded, PoisonTask (too many
-// processes that held it have died) or BadTask (publish it as the task's result), ErrUnavailable, or the context's.
-func (c *Client) TakeOver(ctx context.Context, key queue.Key, pod string) (*Session, error) {
-	return c.TakeOverAfter(ctx, key, pod, 0)
-}
-
-// TakeOverAfter is TakeOver of a task of which no other pod has stored anything for so long, a minute at most; otherwise
-// the error is ErrHeld. What the pod itself has begun, and what was handed back, is taken over at once.
-func (c *Client) TakeOverAfter(ctx context.Context, key queue.Key, pod string, quiet time.Duration) (*Session, error) {
+// Errors: ErrDone and ErrGone (acknowledge the task and stop), ErrHeld (hand it back for a while), *task.Error with
+// DeadlineExceeded, PoisonTask (too many processes that held it have died) or BadTask (publish it as the task's result),
+// ErrUnavailable, or the context's.
+func (c *Client) TakeOver(ctx context.Context, key queue.Key, pod string, quiet time.Duration) (*Session, error) {
 	s := &Session{client: c, namespace: key.Namespace, agent: key.Agent}
 	var reply takeOverReply
 	request := takeOverRequest{Run: key.RunUID, Task: key.TaskID, Pod: pod, ID: nuid.Next(), Patience: c.timeout.Milliseconds(), Quiet: quiet.Milliseconds()}

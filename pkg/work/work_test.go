@@ -151,7 +151,7 @@ func (w *world) takeAgain(t *task.Task) (*work.Session, error) {
 	w.tb.Helper()
 	ctx, cancel := context.WithTimeout(w.tb.Context(), 20*time.Second)
 	defer cancel()
-	return w.client.TakeOver(ctx, queue.KeyOf(t), "pod-0")
+	return w.client.TakeOver(ctx, queue.KeyOf(t), "pod-0", 0)
 }
 
 func (w *world) result(t *task.Task, status task.Status) {
@@ -254,7 +254,7 @@ func TestClientInProcess(t *testing.T) {
 	w.client = service.Client()
 	early, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 	defer cancel()
-	_, err = w.client.TakeOver(early, queue.KeyOf(w.task()), "pod")
+	_, err = w.client.TakeOver(early, queue.KeyOf(w.task()), "pod", 0)
 	require.ErrorIs(t, err, context.DeadlineExceeded, "nobody runs it")
 
 	ctx, stop := context.WithCancel(t.Context())
@@ -395,7 +395,7 @@ func TestATaskIsNotTakenFromAPodAtWork(t *testing.T) {
 	s := w.take(tk)
 	appends(t, s, intent(1, 100))
 	other := func() (*work.Session, error) {
-		return w.client.TakeOverAfter(t.Context(), queue.KeyOf(tk), "pod-1", silence)
+		return w.client.TakeOver(t.Context(), queue.KeyOf(tk), "pod-1", silence)
 	}
 	_, err := other()
 	require.ErrorIs(t, err, work.ErrHeld)
@@ -406,14 +406,14 @@ func TestATaskIsNotTakenFromAPodAtWork(t *testing.T) {
 	appends(t, s, answer(1, 60))
 	w.stands("run.run-1", 60, 0)
 
-	own, err := w.client.TakeOverAfter(t.Context(), queue.KeyOf(tk), "pod-0", silence)
+	own, err := w.client.TakeOver(t.Context(), queue.KeyOf(tk), "pod-0", silence)
 	require.NoError(t, err)
 	require.NoError(t, own.Release(t.Context()))
 	given, err := other()
 	require.NoError(t, err)
 	appends(t, given, intent(2, 100))
 	later.Store(int64(2 * silence)) // nothing was heard of pod-1 since
-	last, err := w.client.TakeOverAfter(t.Context(), queue.KeyOf(tk), "pod-2", silence)
+	last, err := w.client.TakeOver(t.Context(), queue.KeyOf(tk), "pod-2", silence)
 	require.NoError(t, err)
 	require.Equal(t, 4, last.TakeOvers())
 	require.ErrorIs(t, given.Append(t.Context(), answer(2, 60)), work.ErrFenced)

@@ -98,7 +98,7 @@ func (o *office) bill(name string, used int64) {
 func (o *office) work(ctx context.Context, tk *task.Task, answers int, seed uint64) (int64, error) {
 	random := rand.New(rand.NewPCG(seed, 1))
 	for {
-		s, err := o.client().TakeOver(ctx, queue.KeyOf(tk), "pod")
+		s, err := o.client().TakeOver(ctx, queue.KeyOf(tk), "pod", 0)
 		if err == nil {
 			o.done.Add(1)
 			err = o.turns(ctx, s, answers, random)
@@ -195,10 +195,10 @@ func (o *office) run(workers, answers int, limit int64) []int64 {
 
 // charged is what a task's journal says that it has paid.
 func (o *office) charged(ctx context.Context, tk *task.Task) (int64, error) {
-	s, err := o.client().TakeOver(ctx, queue.KeyOf(tk), "auditor")
+	s, err := o.client().TakeOver(ctx, queue.KeyOf(tk), "auditor", 0)
 	for errors.Is(err, work.ErrUnavailable) || errors.Is(err, work.ErrFenced) {
 		o.slow.Add(1)
-		s, err = o.client().TakeOver(ctx, queue.KeyOf(tk), "auditor")
+		s, err = o.client().TakeOver(ctx, queue.KeyOf(tk), "auditor", 0)
 	}
 	o.done.Add(1)
 	if err != nil {
@@ -365,7 +365,7 @@ func TestATakeOverThatNamesAnotherRun(t *testing.T) {
 	for _, run := range []string{"", "run-2"} {
 		key := queue.KeyOf(tk)
 		key.RunUID = run
-		s, err := w.client.TakeOver(t.Context(), key, "pod-0")
+		s, err := w.client.TakeOver(t.Context(), key, "pod-0", 0)
 		require.NoError(t, err)
 		require.Equal(t, tk, s.Task())
 		appends(t, s, work.Entry{Note: "of run-1"})
@@ -373,6 +373,6 @@ func TestATakeOverThatNamesAnotherRun(t *testing.T) {
 	w.result(tk, task.Succeeded)
 	key := queue.KeyOf(tk)
 	key.RunUID = "run-2"
-	_, err := w.client.TakeOver(t.Context(), key, "pod-0")
+	_, err := w.client.TakeOver(t.Context(), key, "pod-0", 0)
 	require.ErrorIs(t, err, work.ErrDone)
 }

@@ -28,7 +28,7 @@ func TestFloodOfOneAgent(t *testing.T) {
 	held := newTask(flooder.agent, 0)
 	require.NoError(t, w.queue.Submit(t.Context(), held))
 	require.Equal(t, held.ID, flooder.next().Task.ID)
-	s, err := flooder.work.TakeOver(t.Context(), queue.KeyOf(held), "pod")
+	s, err := flooder.work.TakeOver(t.Context(), queue.KeyOf(held), "pod", 0)
 	require.NoError(t, err)
 	body, err := s.PutPayload(t.Context(), []byte(strings.Repeat("x", 500<<10)))
 	require.NoError(t, err)
@@ -136,7 +136,7 @@ func TestWhatATaskStoresIsBounded(t *testing.T) {
 	p := w.agent(writer)
 	tk := newTask(writer, 0)
 	require.NoError(t, w.queue.Submit(t.Context(), tk))
-	s, err := p.work.TakeOver(t.Context(), queue.KeyOf(tk), "pod")
+	s, err := p.work.TakeOver(t.Context(), queue.KeyOf(tk), "pod", 0)
 	require.NoError(t, err)
 	notes := make([]work.Entry, 8)
 	for i := range notes {
@@ -151,13 +151,13 @@ func TestWhatATaskStoresIsBounded(t *testing.T) {
 	}
 	require.ErrorAs(t, err, &refused)
 	require.InDelta(t, 16<<20, stored*240<<10, 1<<20)
-	again, err := p.work.TakeOver(t.Context(), queue.KeyOf(tk), "pod")
+	again, err := p.work.TakeOver(t.Context(), queue.KeyOf(tk), "pod", 0)
 	require.Nil(t, again)
 	require.ErrorContains(t, err, "the journal of the task has 16 MiB")
 
 	other := newTask(writer, 1)
 	require.NoError(t, w.queue.Submit(t.Context(), other))
-	_, err = p.work.TakeOver(t.Context(), queue.KeyOf(other), "pod")
+	_, err = p.work.TakeOver(t.Context(), queue.KeyOf(other), "pod", 0)
 	require.NoError(t, err)
 	chunk := nats.NewMsg(queue.WorkSubject(writer.Namespace, writer.Name, "payload-put"))
 	chunk.Data = make([]byte, 512<<10)

@@ -110,7 +110,7 @@ func newHostility(t *testing.T) *hostility {
 		h.victims = append(h.victims, p)
 		held := h.secretTask(a, 1)
 		require.Equal(t, held.ID, p.next().Task.ID)
-		s, err := p.work.TakeOver(ctx, queue.KeyOf(held), "pod")
+		s, err := p.work.TakeOver(ctx, queue.KeyOf(held), "pod", 0)
 		require.NoError(t, err)
 		body, err := s.PutPayload(ctx, []byte(strings.Repeat(secret, 10_000)))
 		require.NoError(t, err)

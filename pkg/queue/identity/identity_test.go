@@ -39,7 +39,7 @@ func TestAgentWorksOverItsImports(t *testing.T) {
 	d := p.next()
 	require.Equal(t, 2, d.Deliveries)
 
-	s, err := p.work.TakeOver(ctx, queue.KeyOf(tk), "pod")
+	s, err := p.work.TakeOver(ctx, queue.KeyOf(tk), "pod", 0)
 	require.NoError(t, err)
 	large := strings.Repeat("large ", 300_000)
 	text, err := s.PutPayload(ctx, []byte(large))

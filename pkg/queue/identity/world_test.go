@@ -236,7 +236,7 @@ func (p *pod) do(n int) {
 	d := p.next()
 	require.Equal(t, tk.ID, d.Task.ID)
 	require.NoError(t, d.InProgress())
-	s, err := p.work.TakeOver(ctx, queue.KeyOf(tk), "pod")
+	s, err := p.work.TakeOver(ctx, queue.KeyOf(tk), "pod", 0)
 	require.NoError(t, err)
 	won, err := p.queue.PublishResult(ctx, d.Key(), newResult(tk, "done"))
 	require.NoError(t, err)

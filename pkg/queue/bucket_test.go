@@ -64,7 +64,7 @@ func TestBucketForgetsAfterTheTTL(t *testing.T) {
 	require.Eventually(t, func() bool {
 		info, err := s.Info(t.Context())
 		return err == nil && info.State.Msgs == 0
-	}, 20*time.Second, 100*time.Millisecond, "the server removes it by itself, and tells nobody when")
+	}, patience, 100*time.Millisecond, "the server removes it by itself, and tells nobody when")
 	v, err := b.Get(t.Context(), "a")
 	require.NoError(t, err)
 	require.Equal(t, queue.Value{}, v)

@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -31,7 +30,7 @@ func TestFullDiskIsAnErrorAndTheQueueComesBack(t *testing.T) {
 	t.Parallel()
 	exe, err := os.Executable()
 	require.NoError(t, err)
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, exe)
 	cmd.Env = append(os.Environ(), diskDir+"="+t.TempDir())
@@ -73,7 +72,7 @@ func fillDisk(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
-	q, err := queue.Open(ctx, nc, queue.Config{Timeout: 500 * time.Millisecond, Logger: quiet()})
+	q, err := queue.Open(ctx, nc, queue.Config{Logger: quiet()})
 	if err != nil {
 		return err
 	}
@@ -108,7 +107,7 @@ func fillDisk(ctx context.Context, dir string) error {
 
 // comeBack publishes the result n until it is stored, and reads all before it.
 func comeBack(ctx context.Context, q *queue.Queue, n int, publish func(int) error) error {
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	for err := publish(n); err != nil; err = publish(n) {
 		if ctx.Err() != nil {

@@ -105,7 +105,7 @@ func TestResultWithoutAServerHasAKnownEnd(t *testing.T) {
 
 func TestSilenceIsAnUnknownOutcomeAndNobodyIsAKnownOne(t *testing.T) {
 	t.Parallel()
-	q := open(t, startServer(t, ""), queue.Config{Storage: jetstream.MemoryStorage, Timeout: time.Second})
+	q := open(t, startServer(t, ""), queue.Config{Storage: jetstream.MemoryStorage, Timeout: 5 * time.Second})
 	js, err := jetstream.New(q.Conn())
 	require.NoError(t, err)
 	require.NoError(t, q.Submit(t.Context(), newTask(0))) // makes the agent's consumer
@@ -132,7 +132,7 @@ func TestSilenceIsAnUnknownOutcomeAndNobodyIsAKnownOne(t *testing.T) {
 // follow reads the results of a run until it has n records, then returns them and how many came before the signal.
 func follow(t *testing.T, q *queue.Queue, run string, n int) (records []queue.Record, before int) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	before = -1
 	check := func() error {
@@ -179,7 +179,7 @@ func TestReaderPassesAllRecordsInOrderAndSaysWhenItHasCaughtUp(t *testing.T) {
 		require.Equal(t, queue.KeyOf(newTask(i)), r.Key)
 		require.Equal(t, newResult(newTask(i), fmt.Sprint(i)), r.Result)
 		require.Equal(t, uint64(i+1), r.Seq)
-		require.WithinDuration(t, time.Now(), r.At, 10*time.Second)
+		require.WithinDuration(t, time.Now(), r.At, patience)
 	}
 	require.Equal(t, delegated, records[20].Delegated)
 	require.Equal(t, queue.KeyOf(child), records[20].Key)
@@ -210,7 +210,7 @@ func TestReaderSurvivesTheLossOfItsConsumer(t *testing.T) {
 		require.NoError(t, err)
 	}
 	publish(0)
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	var got []string
 	err = q.Results(ctx, "run-1", func(r queue.Record) error {
@@ -235,9 +235,9 @@ func TestResultThatCannotBeReadIsAFailedOne(t *testing.T) {
 	t.Parallel()
 	q := inMemory(t)
 	key := queue.Key{Namespace: "default", Agent: "writer", RunUID: "run-1", TaskID: "t1"}
-	_, err := q.Conn().Request("ark.result.default.writer.run-1.t1", []byte("{}}"), time.Second)
+	_, err := q.Conn().Request("ark.result.default.writer.run-1.t1", []byte("{}}"), patience)
 	require.NoError(t, err)
-	_, err = q.Conn().Request("ark.delegated.default.writer.run-1.t2", []byte("7"), time.Second)
+	_, err = q.Conn().Request("ark.delegated.default.writer.run-1.t2", []byte("7"), patience)
 	require.NoError(t, err)
 	last := newTask(1)
 	_, err = q.PublishResult(t.Context(), queue.KeyOf(last), newResult(last, ""))

@@ -48,27 +48,34 @@ func TestBudgetIsNeverPassed(t *testing.T) {
 // time, and no call is made without a reservation.
 func TestWaitingForABudget(t *testing.T) {
 	t.Parallel()
-	const limit, window = 2_000, 3
-	daily := func(string, string, string) []task.Budget {
-		return []task.Budget{{Scope: "agent.writer", Limit: limit, Window: window}}
-	}
-	w := newWorldWith(t, modelserver.Config{
-		Rules: reply(modelserver.Reply{Text: "x", Usage: &modelserver.Usage{Prompt: 400, Completion: 1000}}),
-	}, work.Config{Daily: daily, Logger: quiet()})
-	w.agent("writer", func(c *runtime.Config) {
-		c.Limits.MaxTokensPerCall, c.Limits.WaitForBudget = 1200, true
+	const limit = 2_000
+	window := 0 // s
+	waited := func(r *task.Result) bool { return r.Status == task.Succeeded && len(r.Notes) == 1 }
+	var calls []modelserver.Call
+	r := patiently(waited, func(scale int) *task.Result {
+		window = 3 * scale
+		daily := func(string, string, string) []task.Budget {
+			return []task.Budget{{Scope: "agent.writer", Limit: limit, Window: int64(3 * scale)}}
+		}
+		w := newWorldWith(t, modelserver.Config{
+			Rules: reply(modelserver.Reply{Text: "x", Usage: &modelserver.Usage{Prompt: 400, Completion: 1000}}),
+		}, work.Config{Daily: daily, Logger: quiet()})
+		w.agent("writer", func(c *runtime.Config) {
+			c.Limits.MaxTokensPerCall, c.Limits.WaitForBudget = 1200, true
+		})
+		require.Equal(t, task.Succeeded, w.do(w.task("writer", "x")).Status)
+		patient := w.task("writer", "y")
+		patient.TimeoutSeconds = int64(scale)
+		r := w.do(patient)
+		calls = w.models.Calls()
+		return r
 	})
-	require.Equal(t, task.Succeeded, w.do(w.task("writer", "x")).Status)
-	patient := w.task("writer", "y")
-	patient.TimeoutSeconds = 1
-	r := w.do(patient)
 	require.Equal(t, task.Succeeded, r.Status, "%v", r.Error)
 	require.Equal(t, 1, r.ModelCalls)
 	require.Len(t, r.Notes, 1)
 	require.Contains(t, r.Notes[0], "waited for its budget until ")
-	calls := w.models.Calls()
 	require.Len(t, calls, 2)
-	require.Greater(t, calls[1].In.Sub(calls[0].In), (window-1)*time.Second)
+	require.Greater(t, calls[1].In.Sub(calls[0].In), time.Duration(window-1)*time.Second)
 }
 
 func TestRefusedBudgetFailsTheTask(t *testing.T) {

@@ -36,6 +36,7 @@ func (g *gate) tool(pod string, safe bool) fn {
 func (g *gate) agent(w *world, pod string, safe bool, grace time.Duration) (stop func()) {
 	return w.agent("writer", func(c *runtime.Config) {
 		c.Pod, c.Grace, c.Tools = pod, grace, set(w.t, g.tool(pod, safe))
+		c.AckWait = 10 * patience // what comes of itself only then comes too late for every test
 	})
 }
 
@@ -82,14 +83,12 @@ func TestDrainHandsTheRestBack(t *testing.T) {
 			w.submit(tk)
 			require.Equal(t, "writer-0", receive(t, g.begun))
 			g.agent(w, "writer-1", c.safe, 0)
-			from := time.Now()
 			stop()
 			if c.safe {
 				require.Equal(t, "writer-1", receive(t, g.begun))
 			}
 			close(g.open)
 			r := w.result(tk.ID)
-			require.Less(t, time.Since(from), 5*time.Second)
 			require.Equal(t, c.want, r.Output.Inline)
 			require.Equal(t, "writer-1", r.Pod)
 			require.Equal(t, 2, r.ModelCalls)

@@ -36,7 +36,8 @@ const (
 	envPod    = "ARK_TEST_POD"
 )
 
-const killAckWait = time.Second
+// killAckWait is so long that a process which is merely starved keeps its task.
+const killAckWait = 4 * time.Second
 
 func TestMain(m *testing.M) {
 	if os.Getenv(envNATS) == "" {
@@ -104,7 +105,7 @@ func newReachableWorld(t *testing.T, models modelserver.Config) (w *world, url s
 		server.Shutdown()
 		server.WaitForShutdown()
 	})
-	require.True(t, server.ReadyForConnections(10*time.Second))
+	require.True(t, server.ReadyForConnections(patience))
 	w = &world{t: t, arrived: make(chan struct{})}
 	w.nc, err = nats.Connect(server.ClientURL())
 	require.NoError(t, err)

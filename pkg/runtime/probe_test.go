@@ -33,7 +33,7 @@ func (w *world) probed(pod string, interval time.Duration, change func(*runtime.
 	w.t.Helper()
 	c := w.config("writer", func(c *runtime.Config) {
 		c.Pod = pod
-		c.Probe = &runtime.Probe{Prompt: question, Interval: interval, Timeout: 5 * time.Second, FailureThreshold: 2}
+		c.Probe = &runtime.Probe{Prompt: question, Interval: interval, Timeout: time.Minute, FailureThreshold: 2}
 		if change != nil {
 			change(c)
 		}
@@ -47,7 +47,7 @@ func (w *world) probed(pod string, interval time.Duration, change func(*runtime.
 // becomes waits until an agent is ready, or not.
 func becomes(t *testing.T, r *runtime.Runtime, ready bool) {
 	t.Helper()
-	require.Eventually(t, func() bool { return (r.Ready() == nil) == ready }, 20*time.Second, 2*time.Millisecond)
+	require.Eventually(t, func() bool { return (r.Ready() == nil) == ready }, patience, 2*time.Millisecond)
 }
 
 // An agent takes tasks while its answers make sense, and only then; an answer that is nearly right is wrong.
@@ -64,7 +64,7 @@ func TestUnhealthyAgentTakesNoTasks(t *testing.T) {
 	require.Eventually(t, func() bool {
 		err := r.Ready()
 		return err != nil && err.Error() != "the semantic probe has not been answered yet"
-	}, 10*time.Second, time.Millisecond)
+	}, patience, time.Millisecond)
 	require.ErrorContains(t, r.Ready(), `the model answered "UNHEALTHY", which does not hold the word HEALTHY`)
 	_, err = w.queue.Task(t.Context(), namespace, "writer", tk.ID)
 	require.NoError(t, err, "nobody has taken it")
@@ -112,7 +112,7 @@ func TestProbesCountInTheBudget(t *testing.T) {
 	w := newWorldWith(t, p.config(), work.Config{Daily: daily, Logger: quiet()})
 	r := w.probed("writer-0", time.Millisecond, nil)
 	// Each probe uses 11 and reserves 256 and its question: the twelfth does not fit any more and is not asked.
-	require.Eventually(t, func() bool { return spent(w, "agent.writer") == 121 }, 20*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return spent(w, "agent.writer") == 121 }, patience, time.Millisecond)
 	require.Len(t, w.models.Calls(), 11)
 	becomes(t, r, true)
 	require.Never(t, func() bool { return len(w.models.Calls()) > 11 }, 200*time.Millisecond, 20*time.Millisecond)
@@ -130,7 +130,7 @@ func TestProbeThatCannotAskSaysWhy(t *testing.T) {
 	require.Eventually(t, func() bool {
 		err := r.Ready()
 		return err != nil && len(err.Error()) > 100
-	}, 10*time.Second, time.Millisecond)
+	}, patience, time.Millisecond)
 	require.ErrorContains(t, r.Ready(), `the semantic probe cannot ask: `)
 	require.ErrorContains(t, r.Ready(), `maxDailyTokens of agent "writer" is 100 tokens`)
 	require.Empty(t, w.models.Calls())
@@ -141,16 +141,30 @@ func TestRealWorkStandsInForTheProbe(t *testing.T) {
 	t.Parallel()
 	p := &patient{}
 	p.answer.Store("HEALTHY")
-	w := newWorld(t, p.config())
-	w.probed("writer-0", 300*time.Millisecond, nil)
-	until := time.Now().Add(3 * time.Second)
-	tasks := 0
-	for time.Now().Before(until) {
-		require.Equal(t, "done", w.do(w.task("writer", "x")).Output.Inline)
-		tasks++
-	}
-	require.Less(t, len(w.models.Calls())-tasks, 3, "the first question, and perhaps one on the way")
-	require.Greater(t, tasks, 10)
+	type figures struct{ tasks, asked, gaps int }
+	got := patiently(func(f figures) bool { return f.gaps == 0 }, func(scale int) (f figures) {
+		interval := time.Duration(scale) * 300 * time.Millisecond
+		w := newWorld(t, p.config())
+		w.probed("writer-0", interval, nil)
+		first, err := w.models.Wait(t.Context(), 1)
+		require.NoError(t, err)
+		last := first[0].Answered
+		gap := func() {
+			if time.Since(last) > interval/2 {
+				f.gaps++
+			}
+			last = time.Now()
+		}
+		for began := last; last.Sub(began) < 10*interval; f.tasks++ {
+			require.Equal(t, "done", w.do(w.task("writer", "x")).Output.Inline)
+			gap()
+		}
+		f.asked = len(w.models.Calls()) - f.tasks
+		gap()
+		return f
+	})
+	require.Less(t, got.asked, 3+got.gaps, "the first question, and perhaps one on the way")
+	require.Greater(t, got.tasks, 10)
 }
 
 func spent(w *world, scope string) int64 {

@@ -3,6 +3,7 @@ package runtime_test
 import (
 	"context"
 	"encoding/json"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -124,13 +125,41 @@ func TestModelServersMisbehave(t *testing.T) {
 	}
 }
 
+// end is how a task ended with a misbehaving server.
+type end struct {
+	result *task.Result
+	came   []string
+	calls  []modelserver.Call
+}
+
 func (m misbehaviour) run(t *testing.T, provider string) {
+	untimed := m.idle == 0 && !m.always && m.code != task.CodeTimeout
+	got := patiently(func(e end) bool { return untimed || slices.Equal(e.came, m.calls) }, func(scale int) end {
+		return m.try(t, provider, scale)
+	})
+	r := got.result
+	if m.code == "" {
+		require.Equal(t, task.Succeeded, r.Status, "%v", r.Error)
+	} else {
+		require.Equal(t, m.code, r.Error.Code, r.Error.Message)
+	}
+	require.Equal(t, m.note, strings.Contains(strings.Join(r.Notes, "\n"), "does not accept"), r.Notes)
+	require.Equal(t, m.calls, got.came)
+	if m.gap > 0 {
+		require.GreaterOrEqual(t, got.calls[1].In.Sub(got.calls[0].In), m.gap)
+	}
+}
+
+// try is one task with the misbehaving server. What it waits for takes scale times as long.
+func (m misbehaviour) try(t *testing.T, provider string, scale int) end {
+	t.Helper()
+	m.idle *= time.Duration(scale)
 	w := newWorld(t, modelserver.Config{Rules: m.rules, Refuse: m.refuse[provider]})
 	w.agent("writer", func(c *runtime.Config) {
 		c.Provider, c.Limits.MaxTokensPerCall, c.Limits.MaxTurns = m.provider(t, w, provider), 1000, 3
 		if m.always {
-			// The second attempt is surely within the task's time, and a third surely is not.
-			c.Backoff = runtime.Backoff{Base: 2100 * time.Millisecond, Max: time.Minute}
+			// The second attempt is within the task's time, and a third surely is not.
+			c.Backoff = runtime.Backoff{Base: time.Duration(scale) * 2100 * time.Millisecond, Max: time.Hour}
 		}
 		if m.gap > 0 {
 			c.Backoff.Max = time.Minute
@@ -143,29 +172,18 @@ func (m misbehaviour) run(t *testing.T, provider string) {
 	tk.OutputSchema = json.RawMessage(m.schema)
 	switch {
 	case m.always:
-		tk.TimeoutSeconds = 3
+		tk.TimeoutSeconds = int64(3 * scale)
 	case m.code == task.CodeTimeout:
-		tk.TimeoutSeconds = 1
+		tk.TimeoutSeconds = int64(scale)
 	}
 	r := w.do(tk)
-	if m.code == "" {
-		require.Equal(t, task.Succeeded, r.Status, "%v", r.Error)
-	} else {
-		require.Equal(t, m.code, r.Error.Code, r.Error.Message)
-	}
-	require.Equal(t, m.note, strings.Contains(strings.Join(r.Notes, "\n"), "does not accept"), r.Notes)
-
-	came := w.came(tk)
-	require.Equal(t, len(w.models.Calls()), len(came), "calls made are intents in the ledger")
+	came, calls := w.came(tk), w.models.Calls()
+	require.Equal(t, len(calls), len(came), "calls made are intents in the ledger")
 	require.Equal(t, len(came), r.ModelCalls)
-	require.Equal(t, m.calls, came)
-	calls := w.models.Calls()
-	if m.gap > 0 {
-		require.GreaterOrEqual(t, calls[1].In.Sub(calls[0].In), m.gap)
-	}
 	for i, c := range calls {
 		require.Equal(t, tk.ID+"-"+strconv.Itoa(i+1), c.Key)
 	}
+	return end{result: r, came: came, calls: calls}
 }
 
 func (m misbehaviour) provider(t *testing.T, w *world, name string) llm.Provider {

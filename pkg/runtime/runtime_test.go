@@ -155,11 +155,13 @@ func TestCutAnswerIsNoAnswer(t *testing.T) {
 func TestTimeKeepsThePartialAnswer(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
-		change func(*task.Task)
+		change func(tk *task.Task, seconds int)
 		code   task.Code
 	}{
-		"the task's own time": {func(tk *task.Task) { tk.TimeoutSeconds = 1 }, task.CodeTimeout},
-		"the run's deadline":  {func(tk *task.Task) { tk.Deadline = time.Now().Add(time.Second) }, task.CodeDeadline},
+		"the task's own time": {func(tk *task.Task, seconds int) { tk.TimeoutSeconds = int64(seconds) }, task.CodeTimeout},
+		"the run's deadline": {func(tk *task.Task, seconds int) {
+			tk.Deadline = time.Now().Add(time.Duration(seconds) * time.Second)
+		}, task.CodeDeadline},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -167,10 +169,13 @@ func TestTimeKeepsThePartialAnswer(t *testing.T) {
 				Text: strings.Repeat("once upon a time ", 50), ChunkSize: 16, Fault: modelserver.FaultHang, After: 3000,
 			})})
 			w.agent("writer", nil)
-			tk := w.task("writer", "x")
-			c.change(tk)
-			r := w.do(tk)
-			require.Equal(t, c.code, r.Error.Code)
+			r := patiently(func(r *task.Result) bool { return r.Output.Inline != "" }, func(seconds int) *task.Result {
+				tk := w.task("writer", "x")
+				c.change(tk, seconds)
+				r := w.do(tk)
+				require.Equal(t, c.code, r.Error.Code)
+				return r
+			})
 			require.True(t, strings.HasPrefix(r.Output.Inline, "once upon"), r.Output.Inline)
 		})
 	}
@@ -213,20 +218,26 @@ func TestProviderErrorsEnd(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t, modelserver.Config{Rules: reply(c.reply)})
-			w.agent("writer", func(c *runtime.Config) {
-				c.Backoff = runtime.Backoff{Base: 50 * time.Millisecond, Max: 200 * time.Millisecond}
+			enough := func(r *task.Result) bool {
+				return r.Error.Code == c.code && (r.ModelCalls > 3 || r.ModelCalls == c.calls)
+			}
+			r := patiently(enough, func(seconds int) *task.Result {
+				w := newWorld(t, modelserver.Config{Rules: reply(c.reply)})
+				w.agent("writer", func(c *runtime.Config) {
+					c.Backoff = runtime.Backoff{Base: 50 * time.Millisecond, Max: 200 * time.Millisecond}
+				})
+				tk := w.task("writer", "x")
+				tk.TimeoutSeconds = int64(seconds)
+				r := w.do(tk)
+				require.Equal(t, len(w.models.Calls()), r.ModelCalls)
+				require.Less(t, r.ModelCalls, 30*seconds)
+				return r
 			})
-			tk := w.task("writer", "x")
-			tk.TimeoutSeconds = 1
-			r := w.do(tk)
 			require.Equal(t, c.code, r.Error.Code, r.Error.Message)
-			require.Equal(t, len(w.models.Calls()), r.ModelCalls)
 			if c.calls > 0 {
 				require.Equal(t, c.calls, r.ModelCalls)
 			} else {
 				require.Greater(t, r.ModelCalls, 3)
-				require.Less(t, r.ModelCalls, 30)
 			}
 		})
 	}
@@ -251,7 +262,7 @@ func TestRefusedFeatureIsLeftOutAtOnce(t *testing.T) {
 
 func TestCancelStopsATask(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, modelserver.Config{Rules: reply(modelserver.Reply{Delay: time.Minute})})
+	w := newWorld(t, modelserver.Config{Rules: reply(modelserver.Reply{Delay: 10 * patience})})
 	w.agent("writer", nil)
 	tk := w.task("writer", "x")
 	w.submit(tk)
@@ -263,11 +274,11 @@ func TestCancelStopsATask(t *testing.T) {
 	won, err := w.queue.PublishResult(t.Context(), key, stored)
 	require.NoError(t, err)
 	require.True(t, won)
-	from := time.Now()
 	require.NoError(t, w.queue.HintCancel(key, "by hand"))
-	_, err = w.models.Wait(t.Context(), 1) // the call is broken off
+	soon, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	_, err = w.models.Wait(soon, 1) // the call is broken off
 	require.NoError(t, err)
-	require.Less(t, time.Since(from), time.Second)
 	w.gone(tk)
 	require.Equal(t, stored, w.result(tk.ID))
 }

@@ -45,9 +45,9 @@ func TestReturningTasksGoFirst(t *testing.T) {
 		p.end()
 	}()
 	p.end() // the other call ended: all that run wait
-	require.Eventually(t, s.try, time.Second, time.Millisecond, "the place is given up")
+	require.Eventually(t, s.try, time.Minute, time.Millisecond, "the place is given up")
 	close(yielded)
-	require.Eventually(t, func() bool { s.mu.Lock(); defer s.mu.Unlock(); return len(s.returning) == 1 }, time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { s.mu.Lock(); defer s.mu.Unlock(); return len(s.returning) == 1 }, time.Minute, time.Millisecond)
 	s.release()
 	require.False(t, s.try())
 	<-back

@@ -33,7 +33,7 @@ func TestOneTraceOverTheQueue(t *testing.T) {
 	step.End("", "")
 	w.gone(tk)
 
-	require.Eventually(t, func() bool { return len(spans.Tree()) == 1 && len(spans.Tree()[0].Children) == 1 }, 5*time.Second, time.Millisecond,
+	require.Eventually(t, func() bool { return len(spans.Tree()) == 1 && len(spans.Tree()[0].Children) == 1 }, patience, time.Millisecond,
 		"all spans belong to one tree")
 	process := spans.Tree()[0].Children[0]
 	require.Equal(t, "task process", process.Name)

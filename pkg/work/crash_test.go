@@ -87,9 +87,9 @@ func newCrashWorld(t *testing.T, at int, before bool) *crashWorld {
 	require.NoError(t, err)
 	ns.Start()
 	t.Cleanup(func() { ns.Shutdown(); ns.WaitForShutdown() })
-	require.True(t, ns.ReadyForConnections(10*time.Second))
+	require.True(t, ns.ReadyForConnections(patience))
 	c := &crashWorld{t: t, ns: ns, breaker: &breaker{ns: ns, at: at, before: before}}
-	c.world = &world{tb: t, queue: c.open(c.connect(ns)), client: work.NewImpatientClient(c.connect(ns), 200*time.Millisecond)}
+	c.world = &world{tb: t, queue: c.open(c.connect(ns)), client: work.NewImpatientClient(c.connect(ns), 400*time.Millisecond)}
 	return c
 }
 
@@ -103,7 +103,7 @@ func (c *crashWorld) connect(to nats.InProcessConnProvider, options ...nats.Opti
 
 func (c *crashWorld) open(nc *nats.Conn) *queue.Queue {
 	c.t.Helper()
-	q, err := queue.Open(c.t.Context(), nc, queue.Config{Storage: jetstream.MemoryStorage, Logger: quiet(), Limits: queue.LimitsOf(256 << 20)})
+	q, err := queue.Open(c.t.Context(), nc, queue.Config{Storage: jetstream.MemoryStorage, Logger: quiet(), Limits: queue.LimitsOf(256 << 20), Timeout: time.Minute})
 	require.NoError(c.t, err)
 	return q
 }
@@ -160,7 +160,7 @@ func (c *crashWorld) start(nc *nats.Conn) (*work.Service, func()) {
 func (c *crashWorld) story() (parent *task.Task, child *task.Task, big task.Text) {
 	c.t.Helper()
 	w := c.world
-	ctx, cancel := context.WithTimeout(c.t.Context(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(c.t.Context(), patience)
 	defer cancel()
 	parent = w.lead()
 	w.submit(parent)

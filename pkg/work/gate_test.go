@@ -138,7 +138,7 @@ func (w *world) serveGated() *gate {
 	nc, err := nats.Connect("", nats.InProcessServer(g), nats.NoReconnect())
 	require.NoError(w.tb, err)
 	w.tb.Cleanup(nc.Close)
-	q, err := queue.Open(w.tb.Context(), nc, queue.Config{Storage: w.storage, Logger: quiet()})
+	q, err := queue.Open(w.tb.Context(), nc, queue.Config{Storage: w.storage, Logger: quiet(), Timeout: time.Minute})
 	require.NoError(w.tb, err)
 	w.serveOn(q)
 	return g

@@ -179,7 +179,7 @@ func TestMemoryOutlivesTheService(t *testing.T) {
 	s := w.take(w.task())
 	remember(t, s, work.MemoryLimits{}, "one")
 	stop()
-	short, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	short, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	_, err := s.Recall(short, 10, work.MemoryLimits{})
 	require.ErrorIs(t, err, work.ErrUnavailable)

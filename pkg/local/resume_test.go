@@ -162,7 +162,7 @@ func killAndResume(t *testing.T, c childRun, random *rand.Rand, kills int) (kill
 	for attempt := 0; ; attempt++ {
 		cmd, stdout, stderr := c.start(t)
 		// A process that hangs says where.
-		hung := time.AfterFunc(time.Minute, func() { _ = cmd.Process.Signal(syscall.SIGQUIT) })
+		hung := time.AfterFunc(3*time.Minute, func() { _ = cmd.Process.Signal(syscall.SIGQUIT) })
 		if attempt < kills {
 			timer := time.AfterFunc(time.Duration(40+random.IntN(260))*time.Millisecond, func() { _ = cmd.Process.Kill() })
 			if cmd.Wait() != nil && !timer.Stop() {
@@ -216,7 +216,7 @@ func ledgerText(t *testing.T, store string) string {
 	defer s.Shutdown()
 	nc, err := s.Connect("test")
 	require.NoError(t, err)
-	_, err = queue.Open(t.Context(), nc, queue.Config{})
+	_, err = queue.Open(t.Context(), nc, queue.Config{Timeout: time.Minute})
 	require.NoError(t, err)
 	js, err := jetstream.New(nc)
 	require.NoError(t, err)

@@ -152,37 +152,46 @@ spec:
   - {name: last, role: a, dependsOn: [b1, b2, b3, b4, b5, b6, b7, b8], inputs: {prompt: done}}
 `
 
-// Eight branches between two single steps: all of them are at the model at once. The figure is the best of some
-// tries, as the machine may have other things to do; that the branches overlap is not.
+// Eight branches between two single steps: all of them are at the model at once. The figure holds for a model that is slow
+// enough beside what the machine has to do; that the branches overlap holds for every one.
 func TestParallelBranchesOverlap(t *testing.T) {
 	t.Parallel()
-	const delay, tries = 100 * time.Millisecond, 5
-	best := time.Hour
-	for try := 0; try < tries && best >= 9*delay/2; try++ {
-		model, env := server(t, modelserver.Config{Delay: delay})
-		report, err := local.Run(t.Context(), local.Options{Manifests: load(t, fan), Getenv: env})
+	took, delay := time.Hour, 50*time.Millisecond
+	for took >= 9*delay/2 && delay < 5*time.Second {
+		delay *= 2
+		var branches sync.WaitGroup
+		branches.Add(8)
+		model, env := server(t, modelserver.Config{Delay: delay, Answer: func(c modelserver.Call) *modelserver.Reply {
+			if 2 <= c.N && c.N <= 9 {
+				branches.Done()
+				branches.Wait() // no branch is answered before the last one was asked
+			}
+			return nil
+		}})
+		report, err := local.Run(t.Context(), local.Options{Manifests: load(t, fan), Getenv: env, Timeout: 2 * time.Minute})
 		require.NoError(t, err)
 		require.Equal(t, v1alpha1.RunSucceeded, report.Status)
 		calls := model.Calls()
 		require.Len(t, calls, 10)
-		for _, c := range calls[1:9] {
-			require.True(t, calls[8].In.Before(c.Answered), "the last branch was asked while all others were")
-		}
-		best = min(best, calls[9].Answered.Sub(calls[0].In))
+		took = calls[9].Answered.Sub(calls[0].In)
 	}
-	t.Logf("critical path %s, took %s", 3*delay, best)
-	require.Less(t, best, 9*delay/2, "1.5 times the critical path")
+	t.Logf("critical path %s, took %s", 3*delay, took)
+	require.Less(t, took, 9*delay/2, "1.5 times the critical path")
 }
 
 func TestTimeout(t *testing.T) {
 	t.Parallel()
-	_, env := server(t, modelserver.Config{Delay: time.Minute})
-	report, err := local.Run(t.Context(), local.Options{
-		Manifests: load(t, linear), Input: map[string]any{"topic": "tides"}, Getenv: env, Timeout: 300 * time.Millisecond,
-	})
-	var timeout *local.TimeoutError
-	require.ErrorAs(t, err, &timeout)
-	require.Equal(t, v1alpha1.RunCancelled, report.Status)
+	var report *local.Report
+	model, env := server(t, modelserver.Config{Delay: time.Hour})
+	for after := 300 * time.Millisecond; len(model.Calls()) == 0 && after < time.Minute; after *= 4 { // until it is in the first step
+		var err error
+		report, err = local.Run(t.Context(), local.Options{
+			Manifests: load(t, linear), Input: map[string]any{"topic": "tides"}, Getenv: env, Timeout: after,
+		})
+		var timeout *local.TimeoutError
+		require.ErrorAs(t, err, &timeout)
+		require.Equal(t, v1alpha1.RunCancelled, report.Status)
+	}
 	require.Equal(t, []v1alpha1.StepPhase{v1alpha1.StepCancelled, v1alpha1.StepSkipped, v1alpha1.StepSkipped}, phases(report))
 }
 
@@ -198,14 +207,12 @@ func TestInterrupt(t *testing.T) {
 	ctx, interrupt := context.WithCancel(t.Context())
 	model, env := server(t, modelserver.Config{Answer: func(modelserver.Call) *modelserver.Reply {
 		interrupt()
-		return &modelserver.Reply{Delay: time.Minute}
+		return &modelserver.Reply{Delay: time.Hour}
 	}})
-	started := time.Now()
 	report, err := local.Run(ctx, local.Options{Manifests: load(t, linear), Input: map[string]any{"topic": "tides"}, Getenv: env})
 	var interrupted *local.InterruptedError
 	require.ErrorAs(t, err, &interrupted)
 	require.True(t, interrupted.Clean)
 	require.Equal(t, v1alpha1.RunCancelled, report.Status)
 	require.Len(t, model.Calls(), 1)
-	require.Less(t, time.Since(started), 5*time.Second)
 }

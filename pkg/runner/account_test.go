@@ -70,7 +70,7 @@ pipeline:
 func TestAnEndedRunReportsAllThatWasCharged(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, parallel)
-	service := b.serve(500 * time.Millisecond)
+	service := b.serve(5 * time.Second) // for what the agent tells; what nobody tells is waited for as long
 	c := b.config()
 	c.Account = service.Account
 	l, err := runner.New(t.Context(), c)

@@ -60,14 +60,14 @@ func TestServersDoNotHoldUpTheStart(t *testing.T) {
 	quick := newHost(t, func() http.Handler { return rest(newWorld()) })
 	network := tools.NewNetwork(tools.Guard{}, nil)
 	s, err := mcp.Start(t.Context(), []mcp.Config{
-		{Name: "hangs", URL: h.url(), ConnectTimeout: 300 * time.Millisecond, Required: true, Guidance: " Use with care. "},
+		{Name: "hangs", URL: h.url(), ConnectTimeout: 3 * time.Second, Required: true, Guidance: " Use with care. "},
 		{Name: "quick", URL: quick.url()},
 	}, network, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	defer s.Close()
 	require.ErrorContains(t, s.Ready(), "required tool server hangs: it was not reached yet")
 	require.NoError(t, s.Settle(t.Context()))
-	require.ErrorContains(t, s.Ready(), "required tool server hangs: no answer within 300ms")
+	require.ErrorContains(t, s.Ready(), "required tool server hangs: no answer within 3s")
 	require.Equal(t, mcp.Health{Name: "quick", Healthy: true, Tools: []string{"count", "echo"}}, s.Health()[1])
 	require.Equal(t, []string{"Use with care."}, s.Guidance())
 }

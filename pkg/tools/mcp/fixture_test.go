@@ -224,8 +224,9 @@ func (l *logs) String() string {
 // client is the servers under test, as an agent uses them.
 type client struct {
 	*mcp.Servers
-	t    *testing.T
-	logs *logs
+	t     *testing.T
+	logs  *logs
+	ended atomic.Int64 // calls of calls
 }
 
 // connect starts the servers and waits until each was tried.
@@ -258,6 +259,17 @@ func (c *client) call(name, text string) tools.Result {
 	return result
 }
 
+// reached calls a tool of a server that has just come back. A call waits for it only for a while, which may be too short for
+// a machine that is busy with other things.
+func (c *client) reached(name, text string) tools.Result {
+	for end := time.Now().Add(2 * time.Minute); ; {
+		r := c.call(name, text)
+		if !strings.Contains(r.Text, "cannot be reached") || time.Now().After(end) {
+			return r
+		}
+	}
+}
+
 func (c *client) try(ctx context.Context, name, text string) (tools.Result, error) {
 	return prepare(c.set(), name, text).Call(ctx, "task", text)
 }
@@ -282,7 +294,7 @@ func (c *client) until(condition func() bool) {
 		case <-changed:
 		case <-c.t.Context().Done():
 			c.t.Fatal("it did not happen")
-		case <-time.After(30 * time.Second):
+		case <-time.After(2 * time.Minute):
 			c.t.Fatalf("it did not happen: %+v", c.Health())
 		}
 	}

@@ -200,7 +200,7 @@ func TestAutoRemembersWhatWorked(t *testing.T) {
 		<-probes
 	}
 	h.start()
-	require.Equal(t, ok("echo 3"), c.call("s__echo", "3"))
+	require.Equal(t, ok("echo 3"), c.reached("s__echo", "3"))
 	require.Equal(t, "POST /mcp/tools/list", <-probes)
 }
 

@@ -45,22 +45,34 @@ func checkURL(addresses string) error {
 // join connects to an external NATS, waits for it for as long as that takes, and refuses one that ark cannot work with.
 func join(ctx context.Context, cfg *Config, waiting func(string)) (*queueParts, error) {
 	q := &cfg.Queue
-	conn, err := queue.Connect(queue.Address{URL: q.URL, Credentials: q.Credentials, CA: q.CA}, connectionName, cfg.Logger)
+	address := queue.Address{URL: q.URL, Credentials: q.Credentials, CA: q.CA}
+	conn, err := queue.Connect(address, connectionName, cfg.Logger)
 	if err != nil {
 		return nil, err
 	}
-	if err = connected(ctx, conn, q.URL, cfg.Logger, waiting); err == nil {
+	forAgents, err := queue.Connect(address, agentsName, cfg.Logger)
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	for _, nc := range []*nats.Conn{conn, forAgents} {
+		if err == nil {
+			err = connected(ctx, nc, q.URL, cfg.Logger, waiting)
+		}
+	}
+	if err == nil {
 		err = suits(ctx, conn)
 	}
 	if err != nil {
 		conn.Close()
+		forAgents.Close()
 		return nil, fmt.Errorf("external NATS %s: %w", q.URL, err)
 	}
 	agents := external{url: q.URL, credentials: q.AgentCredentials, ca: q.CA}
 	if agents.credentials == "" {
 		agents.credentials = q.Credentials
 	}
-	return &queueParts{conn: conn, access: agents.access}, nil
+	return &queueParts{conn: conn, agents: forAgents, access: agents.access}, nil
 }
 
 // connected returns when there is a connection.

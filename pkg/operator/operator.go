@@ -126,7 +126,7 @@ func (o *Operator) Run(ctx context.Context) error {
 		return err
 	}
 	defer o.queue.close()
-	if o.service, err = work.NewService(o.queue.Queue, o.queue.conn, o.workConfig()); err != nil {
+	if o.service, err = work.NewService(o.queue.Queue, o.queue.agents, o.workConfig()); err != nil {
 		return fmt.Errorf("operator: %w", err)
 	}
 	if err := errors.Join(o.followAgents(), o.addControllers()); err != nil {

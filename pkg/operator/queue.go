@@ -48,6 +48,7 @@ func (c *QueueConfig) validate() error {
 type queueParts struct {
 	*queue.Queue
 	conn   *nats.Conn
+	agents *nats.Conn    // takes in what agents send
 	server *queue.Server // nil with an external NATS
 	keys   *keys         // nil with an external NATS
 	access func(agent identity.Agent, current []byte) (access, error)
@@ -59,6 +60,7 @@ func (p *queueParts) close() {
 		return
 	}
 	p.conn.Close()
+	p.agents.Close()
 }
 
 // openQueue starts the embedded queue, or connects to an external one. waiting is told what it waits for meanwhile.
@@ -73,7 +75,7 @@ func openQueue(ctx context.Context, cfg *Config, waiting func(string)) (*queuePa
 	if err != nil {
 		return nil, fmt.Errorf("operator: %w", err)
 	}
-	c := queue.Config{Storage: jetstream.FileStorage, Replicas: cfg.Queue.Replicas, Logger: cfg.Logger}
+	c := queue.Config{Storage: jetstream.FileStorage, Agents: p.agents, Replicas: cfg.Queue.Replicas, Logger: cfg.Logger}
 	if cfg.Queue.StoreBytes > 0 {
 		c.Limits = queue.LimitsOf(cfg.Queue.StoreBytes)
 	}
@@ -87,7 +89,11 @@ func openQueue(ctx context.Context, cfg *Config, waiting func(string)) (*queuePa
 	return p, nil
 }
 
-const connectionName = "ark operator"
+// Names of the connections.
+const (
+	connectionName = "ark operator"
+	agentsName     = "ark operator, for agents"
+)
 
 // embed starts the embedded server.
 func embed(ctx context.Context, cfg *Config) (*queueParts, error) {
@@ -104,9 +110,10 @@ func embed(ctx context.Context, cfg *Config) (*queueParts, error) {
 		return nil, err
 	}
 	conn, err := server.Connect(connectionName)
-	if err != nil {
+	agents, err2 := server.Connect(agentsName)
+	if err := errors.Join(err, err2); err != nil {
 		server.Shutdown()
 		return nil, err
 	}
-	return &queueParts{conn: conn, server: server, keys: k, access: k.access}, nil
+	return &queueParts{conn: conn, agents: agents, server: server, keys: k, access: k.access}, nil
 }

@@ -108,7 +108,7 @@ func (q *Queue) ServeAgents(ctx context.Context) (stop func(), err error) {
 	var group sync.WaitGroup
 	slots := make(chan struct{}, deskSlots)
 	shares := NewShares(deskShare, deskBytes)
-	sub, err := q.nc.QueueSubscribe("ark.desk.>", "ark-desk", func(m *nats.Msg) {
+	sub, err := q.agents().QueueSubscribe("ark.desk.>", "ark-desk", func(m *nats.Msg) {
 		done, ok := shares.Take(m.Subject, len(m.Data))
 		if !ok {
 			q.answerAgent(m, &deskReply{}, errShare)
@@ -127,7 +127,7 @@ func (q *Queue) ServeAgents(ctx context.Context) (stop func(), err error) {
 		})
 	})
 	if err == nil {
-		err = q.nc.FlushTimeout(q.cfg.Timeout)
+		err = q.agents().FlushTimeout(q.cfg.Timeout)
 	}
 	if err != nil {
 		cancel()
@@ -167,7 +167,7 @@ func (q *Queue) answerAgent(m *nats.Msg, reply *deskReply, failure error) {
 	}
 	body, err := json.Marshal(reply)
 	if err == nil {
-		err = q.nc.Publish(m.Reply, body)
+		err = q.agents().Publish(m.Reply, body)
 	}
 	if err != nil {
 		q.cfg.Logger.Debug("an agent was not answered", "subject", m.Subject, "error", err)

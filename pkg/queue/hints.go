@@ -95,9 +95,9 @@ func watchJSON[T any](q *Queue, subject string, f func(Key, T)) (stop func(), er
 
 // watch returns when the server knows of the subscription.
 func (q *Queue) watch(subject string, f nats.MsgHandler) (stop func(), err error) {
-	sub, err := q.nc.Subscribe(subject, f)
+	sub, err := q.agents().Subscribe(subject, f)
 	if err == nil {
-		err = q.nc.FlushTimeout(q.cfg.Timeout)
+		err = q.agents().FlushTimeout(q.cfg.Timeout)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("watch %s: %w", subject, err)

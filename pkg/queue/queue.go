@@ -67,6 +67,10 @@ type Config struct {
 	// ConsumerKey makes the names of the agents' consumers secret, see Server.ConsumerKey. Agents that are confined to
 	// accounts of their own need it; without one the names are plain.
 	ConsumerKey []byte
+	// Agents is the connection that takes in what agents send: their requests (see ServeAgents) and hints. Without one it is
+	// the queue's own. The server cuts a connection off when more waits in it than it reads in time, and agents can send as
+	// much as they like: on a connection of their own they do not cut off the queue's.
+	Agents *nats.Conn
 }
 
 func (c *Config) validate() error {
@@ -92,6 +96,14 @@ func (c *Config) validate() error {
 		c.Logger = slog.Default()
 	}
 	return nil
+}
+
+// agents is where messages of agents come in.
+func (q *Queue) agents() *nats.Conn {
+	if q.cfg.Agents != nil {
+		return q.cfg.Agents
+	}
+	return q.nc
 }
 
 // Queue is one connection's view of the streams. It owns nothing that needs closing.

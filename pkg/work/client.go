@@ -76,6 +76,7 @@ type answerer interface {
 // Client asks the work service on behalf of agents.
 type Client struct {
 	to      requester
+	process string
 	timeout time.Duration // answerTimeout
 	poll    time.Duration // pollLimit
 }
@@ -84,13 +85,14 @@ type Client struct {
 func NewClient(nc *nats.Conn) *Client { return newClient(nc) }
 
 func newClient(to requester) *Client {
-	return &Client{to: to, timeout: answerTimeout, poll: pollLimit}
+	return &Client{to: to, process: nuid.Next(), timeout: answerTimeout, poll: pollLimit}
 }
 
 // TakeOver takes a task over that the caller got from the queue: from now on the caller alone appends to its journal.
 // quiet is how long no other pod may have stored anything of the task, a minute at most and 0 for whatever they did: one
 // that did seems to be at work, and the error is ErrHeld. What the pod itself has begun, and what was handed back, is taken
-// over at once.
+// over at once. A task that another client had and did not hand back has cost a process its life; one that this client had
+// has not: what was answered to it may have been lost.
 //
 // Errors: ErrDone and ErrGone (acknowledge the task and stop), ErrHeld (hand it back for a while), *task.Error with
 // DeadlineExceeded, PoisonTask (too many processes that held it have died) or BadTask (publish it as the task's result),
@@ -98,7 +100,7 @@ func newClient(to requester) *Client {
 func (c *Client) TakeOver(ctx context.Context, key queue.Key, pod string, quiet time.Duration) (*Session, error) {
 	s := &Session{client: c, namespace: key.Namespace, agent: key.Agent}
 	var reply takeOverReply
-	request := takeOverRequest{Run: key.RunUID, Task: key.TaskID, Pod: pod, ID: nuid.Next(), Patience: c.timeout.Milliseconds(), Quiet: quiet.Milliseconds()}
+	request := takeOverRequest{Run: key.RunUID, Task: key.TaskID, Pod: pod, Process: c.process, ID: nuid.Next(), Patience: c.timeout.Milliseconds(), Quiet: quiet.Milliseconds()}
 	err := c.ask(ctx, s.caller(), verbTakeOver, request, &reply, 0)
 	if err != nil {
 		return nil, fmt.Errorf("take over task %s of agent %s/%s: %w", key.TaskID, key.Namespace, key.Agent, err)

@@ -78,11 +78,11 @@ func (s *settling) decide(t *turn, o *op) step {
 
 // takingOver decides a take-over.
 type takingOver struct {
-	id, pod string
-	task    *task.Task
-	retries int
-	until   *atomic.Int64 // when its client gives it up, in nanoseconds by this process's clock; nil for never
-	quiet   time.Duration // how long nothing may have been heard of another pod that holds the task
+	id, pod, process string
+	task             *task.Task
+	retries          int
+	until            *atomic.Int64 // when its client gives it up, in nanoseconds by this process's clock; nil for never
+	quiet            time.Duration // how long nothing may have been heard of another pod that holds the task
 
 	epoch     int
 	takenAt   time.Time
@@ -132,7 +132,7 @@ func (a *takingOver) decide(t *turn, o *op) step {
 		j.task = lean(a.task)
 	}
 	a.record = &record{
-		Epoch: j.epoch + 1, Entries: entries, TakeOver: &takeOver{ID: a.id, Pod: a.pod, Refused: o.outcome != nil},
+		Epoch: j.epoch + 1, Entries: entries, TakeOver: &takeOver{ID: a.id, Pod: a.pod, Process: a.process, Refused: o.outcome != nil},
 	}
 	t.write(j, a.record)
 	t.settleAll(ends)
@@ -154,7 +154,7 @@ func (a *takingOver) held(t *turn, j *journal) bool {
 // refuse says why nobody may work on the task any more.
 func (a *takingOver) refuse(t *turn, j *journal) error {
 	crashes := j.crashes
-	if j.epoch > 0 && !j.released {
+	if j.died(a.process) {
 		crashes++
 	}
 	switch deadline := a.task.Deadline; {

@@ -65,7 +65,7 @@ func (s *Service) doTakeOver(ctx context.Context, c caller, r takeOverRequest, u
 		return nil, err
 	}
 	key := queue.KeyOf(t)
-	a := &takingOver{id: r.ID, pod: r.Pod, task: t, retries: s.cfg.Retries(c.namespace, c.agent), until: until, quiet: r.quiet()}
+	a := &takingOver{id: r.ID, pod: r.Pod, process: r.Process, task: t, retries: s.cfg.Retries(c.namespace, c.agent), until: until, quiet: r.quiet()}
 	err = s.book.do(ctx, key, a)
 	if _, refused := errors.AsType[*task.Error](err); refused && a.record == nil {
 		// Nothing was written, so nothing has shown that the journal is as the stream has it.

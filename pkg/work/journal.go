@@ -41,6 +41,8 @@ type record struct {
 type takeOver struct {
 	ID  string `json:"id"`
 	Pod string `json:"pod"`
+	// Process is which one in the pod. One that takes the same task again has not died.
+	Process string `json:"process,omitempty"`
 	// Refused says that nobody got the task: it is over its deadline, or too many of its holders have died.
 	Refused bool `json:"refused,omitempty"`
 }
@@ -78,7 +80,8 @@ type journal struct {
 	takeOvers int
 	pod       string    // of the last take-over
 	at        time.Time // of the last record
-	crashes   int       // take-overs of a task that nobody had released
+	process   string    // of the last take-over
+	crashes   int       // take-overs of a task that another process had and did not release
 	released  bool
 
 	appended  int    // number of the last append of the epoch
@@ -138,10 +141,10 @@ func (j *journal) tell() {
 }
 
 func (j *journal) applyTakeOver(r *record) {
-	if j.epoch > 0 && !j.released {
+	if j.died(r.TakeOver.Process) {
 		j.crashes++
 	}
-	j.epoch, j.taker, j.pod, j.released = r.Epoch, r.TakeOver.ID, r.TakeOver.Pod, false
+	j.epoch, j.taker, j.pod, j.process, j.released = r.Epoch, r.TakeOver.ID, r.TakeOver.Pod, r.TakeOver.Process, false
 	j.appended, j.appendID, j.have, j.more, j.withdrawn = 0, "", 0, false, false
 	if r.TakeOver.Refused {
 		j.taker = ""
@@ -155,6 +158,11 @@ func (j *journal) applyTakeOver(r *record) {
 	if j.takenAt.IsZero() {
 		j.takenAt = r.At
 	}
+}
+
+// died says that the process that had the task must have died, as another one takes it over.
+func (j *journal) died(taker string) bool {
+	return j.epoch > 0 && !j.released && (taker == "" || taker != j.process)
 }
 
 func (j *journal) applyAppend(r *record) {

@@ -61,7 +61,9 @@ type takeOverRequest struct {
 	Run  string `json:"run,omitempty"` // uid; what the queue holds of the task decides
 	Task string `json:"task"`
 	Pod  string `json:"pod"`
-	ID   string `json:"id"` // the same when the request is sent again
+	// Process is the same for all that one client asks, and for no other client.
+	Process string `json:"process,omitempty"`
+	ID      string `json:"id"` // the same when the request is sent again
 	// Patience is how long the client waits before it does, in ms. A request that is older must not be carried out: the
 	// client may have given it up, and somebody else may have the task.
 	Patience int64 `json:"patience"`

@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/big"
@@ -126,9 +127,13 @@ func (w *world) start() {
 	w.config.Listen = w.server.Address()
 	nc, err := w.server.Connect("operator")
 	require.NoError(w.t, err)
-	w.queue, err = queue.Open(w.t.Context(), nc, queue.Config{Storage: jetstream.FileStorage, Logger: quiet(), Limits: queue.LimitsOf(256 << 20), ConsumerKey: w.server.ConsumerKey()})
+	agents, err := w.server.Connect("operator, for agents")
 	require.NoError(w.t, err)
-	service, err := work.NewService(w.queue, nc, work.Config{Logger: quiet()})
+	w.queue, err = queue.Open(w.t.Context(), nc, queue.Config{
+		Storage: jetstream.FileStorage, Logger: quiet(), Limits: queue.LimitsOf(256 << 20), ConsumerKey: w.server.ConsumerKey(), Agents: agents,
+	})
+	require.NoError(w.t, err)
+	service, err := work.NewService(w.queue, agents, work.Config{Logger: quiet()})
 	require.NoError(w.t, err)
 	ctx, cancel := context.WithCancel(context.WithoutCancel(w.t.Context()))
 	done := make(chan error, 1)
@@ -227,22 +232,50 @@ func (p *pod) next() *queue.Delivery {
 	return d
 }
 
+// insist repeats what gets no answer, as a pod does, for as long as a few things may take.
+func (p *pod) insist(do func(context.Context) error) {
+	p.w.t.Helper()
+	end := time.Now().Add(3 * patience)
+	for {
+		ctx, cancel := context.WithTimeout(p.w.t.Context(), patience/4)
+		err := do(ctx)
+		cancel()
+		if !lost(err) || time.Now().After(end) {
+			require.NoError(p.w.t, err)
+			return
+		}
+	}
+}
+
+// lost says that there was no answer.
+func lost(err error) bool {
+	return errors.Is(err, work.ErrUnavailable) || errors.Is(err, queue.ErrUnavailable) || errors.Is(err, queue.ErrUnknownOutcome) ||
+		errors.Is(err, context.DeadlineExceeded)
+}
+
 // do queues a task for the agent and has the pod do it, all the way through.
 func (p *pod) do(n int) {
 	p.w.t.Helper()
 	t, ctx := p.w.t, p.w.t.Context()
 	tk := newTask(p.agent, n)
-	require.NoError(t, p.w.queue.Submit(ctx, tk))
+	p.insist(func(ctx context.Context) error { return p.w.queue.Submit(ctx, tk) })
 	d := p.next()
 	require.Equal(t, tk.ID, d.Task.ID)
 	require.NoError(t, d.InProgress())
-	s, err := p.work.TakeOver(ctx, queue.KeyOf(tk), "pod", 0)
-	require.NoError(t, err)
-	won, err := p.queue.PublishResult(ctx, d.Key(), newResult(tk, "done"))
-	require.NoError(t, err)
-	require.True(t, won)
-	require.NoError(t, d.Ack(ctx))
-	require.Equal(t, 1, s.TakeOvers())
+	var s *work.Session
+	tries := 0
+	p.insist(func(ctx context.Context) (err error) {
+		tries++
+		s, err = p.work.TakeOver(ctx, queue.KeyOf(tk), "pod", 0)
+		return err
+	})
+	p.insist(func(ctx context.Context) error {
+		won, err := p.queue.PublishResult(ctx, d.Key(), newResult(tk, "done"))
+		require.True(t, won || err != nil)
+		return err
+	})
+	p.insist(d.Ack)
+	require.LessOrEqual(t, s.TakeOvers(), tries, "nobody else took it")
 	r, err := p.w.queue.Result(ctx, queue.KeyOf(tk))
 	require.NoError(t, err)
 	require.Equal(t, "done", r.Output.Inline)

@@ -94,6 +94,7 @@ func (q *Queue) purge(ctx context.Context, uid string) error {
 		subject string
 	}{
 		{q.payloads, payloadPrefix(uid) + ">"},
+		{q.results, of("begun", uid)},
 		{q.results, of("delegated", uid)},
 		{q.results, of("result", uid)},
 	} {

@@ -6,6 +6,7 @@
 //	ARK_TASKS     ark.task.<ns>.<agent>.<task id>               work queue, one message per subject
 //	ARK_RESULTS   ark.result.<ns>.<agent>.<run uid>.<task id>   the first result of a task wins, the stream refuses others
 //	              ark.delegated.<ns>.<agent>.<run uid>.<child>  work that a task handed over
+//	              ark.begun.<ns>.<agent>.<run uid>.<task id>    the child run of a task has begun
 //	ARK_LEDGER    ark.ledger.log                                commits of the ledger; each writes to subjects of its own:
 //	              ark.call.<ns>.<agent>.<run uid>.<task id>     journals of tasks
 //	              ark.budget.<ns>.<scope>                       states of budgets, rolled up
@@ -185,8 +186,8 @@ func (q *Queue) tasksStream() jetstream.StreamConfig {
 }
 
 func (q *Queue) resultsStream() jetstream.StreamConfig {
-	c := q.stream(StreamResults, q.cfg.Limits.Results, "ark.result.>", "ark.delegated.>")
-	c.Description = "results of tasks, the first one wins; delegated work"
+	c := q.stream(StreamResults, q.cfg.Limits.Results, "ark.result.>", "ark.delegated.>", "ark.begun.>")
+	c.Description = "results of tasks, the first one wins; delegated work; child runs that have begun"
 	return onePerSubject(c)
 }
 

@@ -45,6 +45,27 @@ func (q *Queue) PublishDelegated(ctx context.Context, child *task.Task, d *task.
 	return nil
 }
 
+// MarkBegun records that the child run which carries out a task has begun, so that it is known for as long as the run that it
+// is a step of has records, also when the child run itself is deleted. Marking it again is fine.
+func (q *Queue) MarkBegun(ctx context.Context, key Key, childUID string) error {
+	if _, err := q.publishFirst(ctx, begunSubject(key), childUID); err != nil {
+		return fmt.Errorf("mark the begin of %s: %w", key, err)
+	}
+	return nil
+}
+
+// Begun says whether the child run which carries out a task has ever begun.
+func (q *Queue) Begun(ctx context.Context, key Key) (bool, error) {
+	_, err := q.lastResult(ctx, begunSubject(key))
+	if errors.Is(err, ErrNoResult) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look for the begin of %s: %w", key, err)
+	}
+	return true, nil
+}
+
 // publishFirst stores a body on a subject that takes one message, and says whether it is this body that it holds.
 func (q *Queue) publishFirst(ctx context.Context, subject string, v any) (won bool, err error) {
 	body, err := json.Marshal(v)

@@ -34,7 +34,7 @@ func (q *Queue) Runs(ctx context.Context) (map[string]string, error) {
 			add(key.RunUID, key.Namespace)
 		}
 	}
-	for _, kind := range []string{"result", "delegated"} {
+	for _, kind := range []string{"result", "delegated", "begun"} {
 		err := eachSubject(ctx, q.results, of(kind, ""), func(subject string) {
 			if _, key, err := parseKey(subject); err == nil {
 				add(key.RunUID, key.Namespace)

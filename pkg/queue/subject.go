@@ -123,6 +123,7 @@ func taskSubject(namespace, agent, id string) string {
 
 func resultSubject(k Key) string    { return k.subject("result") }
 func delegatedSubject(k Key) string { return k.subject("delegated") }
+func begunSubject(k Key) string     { return k.subject("begun") }
 
 // subject is ark.<kind>.<ns>.<agent>.<run uid>.<task id>.
 func (k Key) subject(kind string) string {

@@ -2,6 +2,7 @@ package runner
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -21,15 +22,7 @@ func ChildEnd(ctx context.Context, q *queue.Queue, key queue.Key, name string, s
 		Version: task.Version, TaskID: key.TaskID, Status: task.Succeeded, Pod: name,
 		Started: timeOf(s.StartTime), Completed: timeOf(s.CompletionTime),
 	}
-	if u := s.TotalTokenUsage; u != nil {
-		r.Usage = task.Usage{
-			InputTokens: u.InputTokens, OutputTokens: u.OutputTokens, CachedTokens: u.CachedTokens,
-			UnknownCalls: u.UnknownCalls, UnknownTokens: u.TotalTokens - u.InputTokens - u.OutputTokens,
-		}
-	}
-	for i := range s.Steps {
-		r.ToolCalls += int(s.Steps[i].ToolCalls)
-	}
+	charge(r, s)
 	switch s.Phase {
 	case v1alpha1.RunSucceeded:
 		text, err := q.PutText(ctx, key.RunUID, output)
@@ -41,6 +34,29 @@ func ChildEnd(ctx context.Context, q *queue.Queue, key queue.Key, name string, s
 		r.Status, r.Error = task.Failed, task.Errorf(task.Code(EndReason(s)), "run %s failed: %s", name, s.Message)
 	}
 	return r, nil
+}
+
+// charge puts into the result of a child run what its status says that it has used.
+func charge(r *task.Result, s *v1alpha1.ArkRunStatus) {
+	if u := s.TotalTokenUsage; u != nil {
+		r.Usage = task.Usage{
+			InputTokens: u.InputTokens, OutputTokens: u.OutputTokens, CachedTokens: u.CachedTokens,
+			UnknownCalls: u.UnknownCalls, UnknownTokens: u.TotalTokens - u.InputTokens - u.OutputTokens,
+		}
+	}
+	for i := range s.Steps {
+		r.ToolCalls += int(s.Steps[i].ToolCalls)
+	}
+}
+
+// ChildDeleted is the result of the task of a child run that was deleted after it had begun and before it had ended. s is
+// its status as far as it is known, for what it has used.
+func ChildDeleted(key queue.Key, name string, s *v1alpha1.ArkRunStatus, now time.Time) *task.Result {
+	r := ChildRefused(key, string(task.CodeRunDeleted), fmt.Sprintf(
+		"the run %s, which did this step, was deleted before it had ended; what it has paid for is not paid for again: retry the run to have the step done anew", name), now)
+	r.Pod, r.Started = name, timeOf(s.StartTime)
+	charge(r, s)
+	return r
 }
 
 // ChildRefused is the result of the task of a child run that cannot be, with the reason of the end that it would have.

@@ -27,6 +27,7 @@ const (
 	CodeCancelled       Code = "Cancelled"
 	CodeBadTask         Code = "BadTask"      // cannot be decoded, or asks for what this agent cannot do
 	CodeAgentRemoved    Code = "AgentRemoved" // the agent is gone, and nobody is left to do it
+	CodeRunDeleted      Code = "RunDeleted"   // the child run that did it was deleted before it had ended
 	CodeInternal        Code = "Internal"     // a fault of ark's own
 )
 

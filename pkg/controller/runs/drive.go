@@ -202,6 +202,11 @@ func (c *Controller) open(ctx context.Context, key controller.Key, run *v1alpha1
 	if run == nil || err != nil {
 		return nil, err
 	}
+	if run.Spec.Parent != nil { // before anything is paid for
+		if err := c.cfg.Queue.MarkBegun(ctx, parentKey(run), string(run.UID)); err != nil {
+			return nil, err
+		}
+	}
 	d := &drive{
 		c: c, key: key, object: run, opened: now, changed: true, told: run.Status, checked: now,
 		seen: map[string]pipeline.AgentReadiness{}, missing: map[string]time.Time{},

@@ -32,7 +32,7 @@ func (c *Controller) reconcile(ctx context.Context, key controller.Key) (control
 	}
 	do := decide(f)
 	if do.forget != "" {
-		if err := c.forget(ctx, key, d, do.forget); err != nil {
+		if err := c.forget(ctx, key, d, f.run, do.forget); err != nil {
 			return controller.Result{}, err
 		}
 		d = nil
@@ -59,8 +59,12 @@ func (c *Controller) reconcile(ctx context.Context, key controller.Key) (control
 // retryQueue is the pause before a run whose queue cannot be reached is tried again.
 const retryQueue = 250 * time.Millisecond
 
-// forget gives up what there is of a run that is gone: its drive, the runs below it, and what the stores hold.
-func (c *Controller) forget(ctx context.Context, key controller.Key, d *drive, uid string) error {
+// forget gives up what there is of a run that is gone: its drive, the runs below it, and what the stores hold. The run above
+// it hears of it.
+func (c *Controller) forget(ctx context.Context, key controller.Key, d *drive, run *v1alpha1.ArkRun, uid string) error {
+	if err := c.tellDeleted(ctx, d, run, uid); err != nil {
+		return err
+	}
 	if d != nil && d.uid() == uid {
 		c.drop(d)
 	}
@@ -70,6 +74,38 @@ func (c *Controller) forget(ctx context.Context, key controller.Key, d *drive, u
 		if err := c.remove(ctx, child); err != nil {
 			return fmt.Errorf("run %s was removed: %w", key, err)
 		}
+	}
+	return nil
+}
+
+// tellDeleted publishes that a run is gone as the result of the task that it carried out, if it had begun and not ended. A
+// run above it that is gone as well, or going, needs no result.
+func (c *Controller) tellDeleted(ctx context.Context, d *drive, run *v1alpha1.ArkRun, uid string) error {
+	var status *v1alpha1.ArkRunStatus
+	switch {
+	case d != nil && d.uid() == uid && d.settling():
+		run, status = d.object, &d.told
+	case d != nil && d.uid() == uid:
+		s := d.live.Status(time.Now())
+		run, status = d.object, &s
+	case run != nil && string(run.UID) == uid:
+		status = &run.Status
+	default:
+		return nil // the run above it finds out when it looks for what it waits for
+	}
+	if run.Spec.Parent == nil || status.Phase.Terminal() {
+		return nil
+	}
+	above := c.cfg.Cache.Runs.By(byUID, run.Spec.Parent.RunUID)
+	if len(above) == 0 || above[0].DeletionTimestamp != nil || above[0].Status.Phase.Terminal() {
+		return nil
+	}
+	key := parentKey(run)
+	if begun, err := c.cfg.Queue.Begun(ctx, key); !begun || err != nil {
+		return err
+	}
+	if _, err := c.cfg.Queue.PublishResult(ctx, key, runner.ChildDeleted(key, run.Name, status, time.Now())); err != nil {
+		return fmt.Errorf("tell the end of run %s: %w", run.Name, err)
 	}
 	return nil
 }

@@ -64,6 +64,13 @@ func (s store) StartChild(ctx context.Context, child runner.Child) error {
 	if child.Hops > runner.MaxHops {
 		return s.refuse(ctx, child.Key, v1alpha1.ReasonInvalidSpec, fmt.Sprintf("team %s stands more than %d teams deep", child.Team, runner.MaxHops), now)
 	}
+	begun, err := c.cfg.Queue.Begun(ctx, child.Key)
+	if err != nil {
+		return err
+	}
+	if begun {
+		return s.found(ctx, child, begun, now)
+	}
 	created := metav1.NewMicroTime(child.Created)
 	trigger := v1alpha1.Trigger{Kind: v1alpha1.TriggerStep, Name: child.Parent.Name, ID: child.Key.TaskID, FiredAt: &created, Hops: child.Hops}
 	spec, wrong, err := c.snapshot(ctx, child.Key.Namespace, child.Team, child.Input, trigger)
@@ -90,7 +97,7 @@ func (s store) StartChild(ctx context.Context, child runner.Child) error {
 	}
 	_, err = c.cfg.Clients.Runs(run.Namespace).Create(ctx, run, metav1.CreateOptions{FieldManager: kube.FieldManager})
 	if apierrors.IsAlreadyExists(err) {
-		return s.found(ctx, child, now)
+		return s.found(ctx, child, begun, now)
 	}
 	if err != nil {
 		return fmt.Errorf("create run %s: %w", run.Name, err)
@@ -98,9 +105,14 @@ func (s store) StartChild(ctx context.Context, child runner.Child) error {
 	return nil
 }
 
-// found is for a child run that is there already: made by an earlier process, or another run of the same name.
-func (s store) found(ctx context.Context, child runner.Child, now time.Time) error {
+// found is for a child run that was made already, by an earlier process, and for another run of the same name. One that has
+// begun and is not there any more was deleted: making it anew would pay a second time for what it has done.
+func (s store) found(ctx context.Context, child runner.Child, begun bool, now time.Time) error {
 	run, err := s.d.c.cfg.Clients.Runs(child.Key.Namespace).Get(ctx, child.Name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) && begun {
+		_, err := s.d.c.cfg.Queue.PublishResult(ctx, child.Key, runner.ChildDeleted(child.Key, child.Name, &v1alpha1.ArkRunStatus{}, now))
+		return err
+	}
 	if err != nil {
 		return fmt.Errorf("read run %s: %w", child.Name, err)
 	}

@@ -79,6 +79,7 @@ func remedies() map[string]remedy {
 		"RoutingFailed":    {"the router found nobody for the task", []string{see, "kubectl describe arkteam {team}"}},
 		"EmptyAnswer":      {"the model of agent {agent} answers with nothing", []string{see, "kubectl edit arkagent {agent}", retry}},
 		"AgentRemoved":     {"agent {agent} was removed while the run needed it", []string{"kubectl get arkagents", retry}},
+		"RunDeleted":       {"the run that did step {step} was deleted before it had ended", []string{see, retry}},
 		"AgentNotFound":    {"there is no agent {agent}", []string{"kubectl get arkagents", retry}},
 		"Suspended":        {"team {team} is suspended: its runs do not start", []string{`kubectl patch arkteam {team} --type merge -p '{"spec":{"suspend":false}}'`, retry}},
 		"InvalidSpec":      {"the team or the run is not valid", []string{"kubectl describe arkteam {team}", "kubectl describe arkrun {run}"}},

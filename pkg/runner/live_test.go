@@ -18,6 +18,7 @@ import (
 	"arkonis.dev/ark/pkg/queue"
 	"arkonis.dev/ark/pkg/runner"
 	"arkonis.dev/ark/pkg/task"
+	"arkonis.dev/ark/pkg/telemetry"
 )
 
 // bench is a queue with one run on it. The test itself plays the agents.
@@ -212,6 +213,35 @@ func TestANewProcessGoesOn(t *testing.T) {
 	require.True(t, other.Ended())
 	require.Equal(t, 1, b.store.commits, "the end is committed once")
 	require.Equal(t, "text", other.Output())
+}
+
+// A step whose end the process that began it did not live to see has its span, also when that process had not written yet
+// that the step had begun.
+func TestSpansOfAProcessThatWroteNothing(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, two)
+	b.advance(b.live())
+	b.answer(b.take("team-a"), "facts")
+
+	spans := &telemetry.Recorder{}
+	tel, err := telemetry.Start(t.Context(), telemetry.Config{Recorder: spans})
+	require.NoError(t, err)
+	config := b.config()
+	config.Telemetry = tel
+	l, err := runner.New(t.Context(), config)
+	require.NoError(t, err)
+	b.fold(l, 1)
+	b.advance(l)
+	b.answer(b.take("team-b"), "text")
+	b.fold(l, 2)
+	b.advance(l)
+	require.True(t, l.Ended())
+	l.Close()
+	require.NoError(t, tel.Shutdown(t.Context()))
+	var tree strings.Builder
+	require.NoError(t, spans.WriteTree(&tree))
+	require.Equal(t, 1, strings.Count(tree.String(), "step one"), tree.String())
+	require.Equal(t, 1, strings.Count(tree.String(), "step two"), tree.String())
 }
 
 // The end that is stored first holds, whoever stored it.

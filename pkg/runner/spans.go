@@ -45,9 +45,11 @@ func startSpans(ctx context.Context, c *Config) *spans {
 	ctx, span := c.Telemetry.Resume(ctx, "run "+uid, c.Started, "run", telemetry.KeyRun.String(c.Run.Name),
 		telemetry.KeyTeam.String(team), telemetry.KeyNamespace.String(c.Run.Namespace))
 	s := &spans{tel: c.Telemetry, uid: uid, run: span, parent: context.WithoutCancel(ctx), steps: map[string]*stepSpan{}, traceID: telemetry.TraceID(ctx)}
-	if before := latest(c.Run.Status.Steps); !before.IsZero() {
-		s.since = before.Add(-unsent)
+	before := latest(c.Run.Status.Steps)
+	if before.IsZero() {
+		before = c.Started // an earlier process may have ended before it wrote of any step
 	}
+	s.since = before.Add(-unsent)
 	return s
 }
 
@@ -125,7 +127,8 @@ func (s *spans) follow(status v1alpha1.ArkRunStatus) {
 // missed says whether a step may have ended without its span having been sent: an earlier process, which was killed, saw its
 // end, or nobody did.
 func (s *spans) missed(step *v1alpha1.StepStatus) bool {
-	return !s.since.IsZero() && step.Agent != "" && step.StartTime != nil && step.CompletionTime != nil && step.CompletionTime.After(s.since)
+	return !s.since.IsZero() && step.Agent != "" && step.Reason != pipeline.ReasonReused &&
+		step.StartTime != nil && step.CompletionTime != nil && step.CompletionTime.After(s.since)
 }
 
 // close ends all spans. end is the run's, nil when it goes on elsewhere: then its spans end there.

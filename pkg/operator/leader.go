@@ -14,11 +14,12 @@ import (
 // leaseName is the Lease by which operators agree on which of them acts.
 const leaseName = "ark-operator"
 
-// Times of the Lease: an operator that was killed is succeeded within leaseDuration.
+// Times of the Lease, those of Kubernetes' own controllers: an operator that was killed is succeeded within leaseDuration,
+// and one that can renew it for renewDeadline no more, because it or the API server is too busy, ends.
 const (
-	leaseDuration = 5 * time.Second
-	renewDeadline = 3 * time.Second
-	retryPeriod   = time.Second
+	leaseDuration = 15 * time.Second
+	renewDeadline = 10 * time.Second
+	retryPeriod   = 2 * time.Second
 )
 
 // errLost ends an operator that does not hold the Lease any more: another one may act already.

@@ -31,7 +31,7 @@ func (w *world) open() *queue.Queue {
 	go s.Start()
 	require.True(w.t, s.ReadyForConnections(patience))
 	w.external = s.ClientURL()
-	nc, err := nats.Connect(w.external)
+	nc, err := nats.Connect(w.external, nats.Timeout(patience))
 	require.NoError(w.t, err)
 	w.t.Cleanup(func() {
 		nc.Close()

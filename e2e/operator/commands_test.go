@@ -108,7 +108,8 @@ spec:
   - name: scout
     model: gpt-test
     systemPrompt: You look.
-    tools: [{name: lens, url: %q, description: Looks closely.}]
+    limits: {timeoutSeconds: 3600}
+    tools: [{name: lens, url: %q, description: Looks closely., timeoutSeconds: 600}]
   - {name: crew, arkTeam: floor}
   pipeline:
   - {name: look, role: scout, inputs: {prompt: "look"}}

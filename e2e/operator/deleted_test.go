@@ -25,7 +25,7 @@ spec: {backend: nats, nats: {}}
 apiVersion: arkonis.dev/v1alpha1
 kind: ArkAgent
 metadata: {name: ant}
-spec: {model: gpt-test, systemPrompt: You are an ant., memoryRef: {name: notes}, limits: {maxTurns: 1000, maxDailyTokens: 100000000, maxTokensPerCall: 500}}
+spec: {model: gpt-test, systemPrompt: You are an ant., memoryRef: {name: notes}, limits: {timeoutSeconds: 3600, maxTurns: 1000, maxDailyTokens: 100000000, maxTokensPerCall: 500}}
 ---
 apiVersion: arkonis.dev/v1alpha1
 kind: ArkTeam
@@ -42,7 +42,7 @@ kind: ArkTeam
 metadata: {name: own}
 spec:
   inputs: [{name: prompt, required: true}]
-  roles: [{name: a, model: gpt-test, memoryRef: {name: notes}, limits: {maxTurns: 1000, maxTokensPerCall: 500}}]
+  roles: [{name: a, model: gpt-test, memoryRef: {name: notes}, limits: {timeoutSeconds: 3600, maxTurns: 1000, maxTokensPerCall: 500}}]
   pipeline:
   - {name: one, role: a, inputs: {prompt: "own {{ .input.prompt }}."}}
 ---
@@ -56,9 +56,12 @@ spec:
   - {name: one, role: crew, inputs: {prompt: "below {{ .input.prompt }}"}}
 `
 
-// endless are a model that has something to remember for ever: each task makes one call after the other.
+// pause is how long a model that has something to remember for ever thinks about it.
+const pause = 100 * time.Millisecond
+
+// endless are such a model: each task makes one call after the other.
 func endless(c modelserver.Call) *modelserver.Reply {
-	return &modelserver.Reply{Delay: 100 * time.Millisecond, Tools: []modelserver.Use{{
+	return &modelserver.Reply{Delay: pause, Tools: []modelserver.Use{{
 		ID: fmt.Sprintf("t-%d", c.N), Name: "remember", Arguments: fmt.Sprintf(`{"text":"note %d"}`, c.N),
 	}}}
 }
@@ -93,15 +96,21 @@ func (w *world) talk(team string, runs int) *modelserver.Server {
 	return models
 }
 
-// quiet says that no call of the model began later than 2 s after something was deleted.
+// quiet says that no task made more calls of the model, after something was deleted, than one can make in 2 s. They are
+// counted and not timed: on a machine that is busy with other things, whoever calls is as slow as whoever is to stop it.
 func (w *world) quiet(models *modelserver.Server, deleted time.Time) {
 	w.t.Helper()
-	last := time.Duration(0)
+	last, after := time.Duration(0), map[string]int{}
 	for _, c := range models.Calls() {
 		last = max(last, c.In.Sub(deleted))
+		if c.In.After(deleted) {
+			after[c.Request.Prompt()]++
+		}
 	}
 	w.t.Logf("the last call began %s after the deletion", last.Round(time.Millisecond))
-	require.LessOrEqual(w.t, last, 2*time.Second)
+	for prompt, n := range after {
+		require.LessOrEqual(w.t, n, int(2*time.Second/pause), "calls for %.40q", prompt)
+	}
 }
 
 // Where a team is deleted, its runs go, and with them what they cost; the agents that it borrowed stay.
@@ -112,9 +121,9 @@ func TestADeletedTeamCostsNothing(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t)
 			models := w.talk(team, 4)
-			deleted := time.Now()
 			require.NoError(t, w.clients.Teams(w.namespace).Delete(t.Context(), team, metav1.DeleteOptions{}))
-			w.kubectl("wait", "--for=delete", "arkrun", "--all", "--timeout=60s")
+			deleted := time.Now()
+			w.kubectl("wait", "--for=delete", "arkrun", "--all", "--timeout="+patience.String())
 			t.Logf("the runs were gone after %s", time.Since(deleted))
 			w.emptied()
 			w.quiet(models, deleted)
@@ -131,15 +140,15 @@ func TestATeamThatIsBeingDeletedCostsNothing(t *testing.T) {
 	_, err := models.WaitIn(t.Context(), len(models.Calls())+5)
 	require.NoError(t, err)
 	w.kubectl("patch", "arkteam", "lent", "--type=merge", "-p", `{"metadata":{"finalizers":["example.org/mine"]}}`)
-	deleted := time.Now()
 	require.NoError(t, w.clients.Teams(w.namespace).Delete(t.Context(), "lent", metav1.DeleteOptions{}))
-	w.kubectl("wait", "--for=delete", "arkrun", "own", "--timeout=60s")
+	deleted := time.Now()
+	w.kubectl("wait", "--for=delete", "arkrun", "own", "--timeout="+patience.String())
 	r := w.ended("above-0")
 	require.Equal(t, v1alpha1.RunFailed, r.Status.Phase)
 	require.Contains(t, r.Status.Message, "the ArkTeam lent was removed")
 	w.quiet(models, deleted)
 	w.kubectl("patch", "arkteam", "lent", "--type=merge", "-p", `{"metadata":{"finalizers":null}}`)
-	w.kubectl("wait", "--for=delete", "arkteam", "lent", "--timeout=60s")
+	w.kubectl("wait", "--for=delete", "arkteam", "lent", "--timeout="+patience.String())
 }
 
 // emptied waits until the operator's store holds nothing of runs.
@@ -163,8 +172,8 @@ func TestADeletedNamespaceCostsNothing(t *testing.T) {
 	w := newWorld(t)
 	models := w.talk("own", 2)
 	namespaces := w.clients.Core.CoreV1().Namespaces()
-	deleted := time.Now()
 	require.NoError(t, namespaces.Delete(t.Context(), w.namespace, metav1.DeleteOptions{}))
+	deleted := time.Now()
 	require.EventuallyWithT(t, func(c *assert.CollectT) {
 		_, err := namespaces.Get(t.Context(), w.namespace, metav1.GetOptions{})
 		require.True(c, apierrors.IsNotFound(err), "%v", err)

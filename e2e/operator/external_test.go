@@ -189,7 +189,7 @@ func TestAnExternalNATS(t *testing.T) {
 	require.Equal(t, 1, times(models, "held"))
 
 	refused := make(chan error, 8)
-	nc, err := nats.Connect(n.url, nats.UserCredentials(n.agents), nats.RootCAs(n.ca), nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { refused <- err }))
+	nc, err := nats.Connect(n.url, nats.Timeout(patience), nats.UserCredentials(n.agents), nats.RootCAs(n.ca), nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { refused <- err }))
 	require.NoError(t, err)
 	defer nc.Close()
 	js, err := jetstream.New(nc)

@@ -26,12 +26,12 @@ const crowd = `
 apiVersion: arkonis.dev/v1alpha1
 kind: ArkAgent
 metadata: {name: ant}
-spec: {model: gpt-test, systemPrompt: You are an ant., limits: {retries: 20, maxConcurrentTasks: 8, maxDailyTokens: 100000000, maxTokensPerCall: 500}}
+spec: {model: gpt-test, systemPrompt: You are an ant., limits: {retries: 20, timeoutSeconds: 3600, maxConcurrentTasks: 8, maxDailyTokens: 100000000, maxTokensPerCall: 500}}
 ---
 apiVersion: arkonis.dev/v1alpha1
 kind: ArkAgent
 metadata: {name: bee}
-spec: {model: gpt-test, systemPrompt: You are a bee., limits: {retries: 20, maxConcurrentTasks: 8, maxDailyTokens: 100000000, maxTokensPerCall: 500}}
+spec: {model: gpt-test, systemPrompt: You are a bee., limits: {retries: 20, timeoutSeconds: 3600, maxConcurrentTasks: 8, maxDailyTokens: 100000000, maxTokensPerCall: 500}}
 ---
 apiVersion: arkonis.dev/v1alpha1
 kind: ArkTeam
@@ -141,7 +141,8 @@ func (h *herd) replace() {
 // done once, no answer that an agent got is paid for again, and the budgets hold exactly what the journals say.
 func TestEverythingIsKilledWhileRunsAreLive(t *testing.T) {
 	t.Parallel()
-	const runs, agentKills = 200, 12
+	// An operator is only killed once it has come to something, however long it took to start.
+	const runs, agentKills, callsOfALife = 200, 12, 16
 	w := newWorld(t)
 	o := w.start()
 	w.apply(crowd)
@@ -162,7 +163,7 @@ func TestEverythingIsKilledWhileRunsAreLive(t *testing.T) {
 		names = append(names, fmt.Sprintf("%s-%03d", team, i))
 		w.runOf(names[i], team, map[string]any{"prompt": names[i]})
 	}
-	began, kills := time.Now(), 0
+	began, kills, before := time.Now(), 0, 0
 	all := w.allEnded(runs)
 	half := time.NewTicker(1500 * time.Millisecond)
 	defer half.Stop()
@@ -171,15 +172,21 @@ func TestEverythingIsKilledWhileRunsAreLive(t *testing.T) {
 		case <-all:
 			live = false
 		case <-half.C:
-			if len(h.dead) < agentKills && h.random.IntN(3) > 0 {
+			if len(h.dead) < agentKills && len(h.lacking) < 2 && h.random.IntN(3) > 0 {
 				h.kill()
 			}
-			if tick%2 == 1 {
-				o.kill()
-				kills++
-				h.replace() // what there is of the new ones waits for an operator
-				o = w.start()
+			if tick%2 == 0 {
+				continue
 			}
+			if len(models.Calls()) < before+callsOfALife {
+				h.replace()
+				continue
+			}
+			o.kill()
+			kills++
+			h.replace() // what there is of the new ones waits for an operator
+			o = w.start()
+			before = len(models.Calls())
 		}
 	}
 	t.Logf("%d runs, %d kills of the operator, %d of agents: all ended after %s", runs, kills, len(h.dead), time.Since(began).Round(time.Second))

@@ -13,7 +13,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	v1alpha1 "arkonis.dev/ark/pkg/apis/v1alpha1"
-	"arkonis.dev/ark/pkg/kube"
 )
 
 func numbered(n int, prompt string) string {
@@ -165,10 +164,7 @@ func TestFinalizersAndForegroundDeletion(t *testing.T) {
 		_, err := agents.Get(t.Context(), "a-2", metav1.GetOptions{})
 		require.True(c, apierrors.IsNotFound(err), "%v", err)
 	}, patience, 50*time.Millisecond)
-	a := w.agent("a-1")
-	a.Finalizers = nil
-	_, err := agents.Update(t.Context(), a, metav1.UpdateOptions{FieldManager: kube.FieldManager})
-	require.NoError(t, err)
+	w.kubectl("patch", "arkagent", "a-1", "--type=merge", "-p", `{"metadata":{"finalizers":null}}`)
 	w.gone("a-1-agent")
 	w.gone("a-2-agent")
 }

@@ -3,6 +3,7 @@ package operator
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -47,8 +48,16 @@ func (w *world) credentials(authority *identity.Authority, a identity.Agent) str
 	return file
 }
 
-func (w *world) dial(credentials, ca string) (*nats.Conn, error) {
-	return nats.Connect("tls://"+w.nats, nats.UserCredentials(credentials), nats.RootCAs(ca), nats.NoReconnect())
+// dial connects as whoever the credentials are for. It asks again until it is let in or refused: a server that is busy may
+// end a connection for being late.
+func (w *world) dial(credentials, ca string, more ...nats.Option) (nc *nats.Conn, err error) {
+	w.t.Helper()
+	options := append([]nats.Option{nats.UserCredentials(credentials), nats.RootCAs(ca), nats.NoReconnect(), nats.Timeout(patience)}, more...)
+	require.Eventually(w.t, func() bool {
+		nc, err = nats.Connect("tls://"+w.nats, options...)
+		return err == nil || strings.Contains(err.Error(), "Authorization Violation")
+	}, patience, 20*time.Millisecond, "%v", err)
+	return nc, err
 }
 
 // An ArkAgent has an account while it is there; its credentials outlive the operator, and not the agent.
@@ -76,8 +85,7 @@ func TestAnAgentIsLetInWhileItExists(t *testing.T) {
 	again, _ := w.keys()
 	require.Equal(t, authority.Made(), again.Made(), "the keys stay")
 	closed := make(chan struct{})
-	nc, err = nats.Connect("tls://"+w.nats, nats.UserCredentials(file), nats.RootCAs(ca), nats.NoReconnect(),
-		nats.ClosedHandler(func(*nats.Conn) { close(closed) }))
+	nc, err = w.dial(file, ca, nats.ClosedHandler(func(*nats.Conn) { close(closed) }))
 	require.NoError(t, err, "let in before the operator is ready")
 	require.NoError(t, w.clients.Agents(w.namespace).Delete(t.Context(), "writer", metav1.DeleteOptions{}))
 	select {

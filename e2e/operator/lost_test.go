@@ -3,6 +3,7 @@ package operator
 import (
 	"fmt"
 	"os"
+	"sync"
 	"testing"
 	"time"
 
@@ -20,9 +21,20 @@ func TestTheStoreIsLost(t *testing.T) {
 	w := newWorld(t)
 	o := w.start()
 	w.apply(crowd)
-	models, err := modelserver.Start(t.Context(), modelserver.Config{Answer: crowdAnswers(500 * time.Millisecond)})
+	// Ten calls are answered; the others are under way until the store is gone.
+	const first = 10
+	held := make(chan struct{})
+	release := sync.OnceFunc(func() { close(held) })
+	answer := crowdAnswers(500 * time.Millisecond)
+	models, err := modelserver.Start(t.Context(), modelserver.Config{Answer: func(c modelserver.Call) *modelserver.Reply {
+		if c.N > first {
+			<-held
+		}
+		return answer(c)
+	}})
 	require.NoError(t, err)
 	defer func() { _ = models.Close() }()
+	defer release()
 	for _, agent := range []string{"ant", "bee"} {
 		w.pod(agent, agent+"-0", "OPENAI_BASE_URL="+models.URL(), "OPENAI_API_KEY=k")
 	}
@@ -32,13 +44,17 @@ func TestTheStoreIsLost(t *testing.T) {
 		name := fmt.Sprintf("%s-%d", team, i)
 		w.runOf(name, team, map[string]any{"prompt": name})
 	}
-	_, err = models.Wait(t.Context(), 10) // some steps are done, some calls under way, some tasks queued
+	runs, err := w.clients.Runs(w.namespace).List(t.Context(), metav1.ListOptions{})
+	require.NoError(t, err)
+	for i := range runs.Items {
+		until(w, w.clients.Runs(w.namespace), runs.Items[i].Name, "the start", func(r *v1alpha1.ArkRun) bool { return r.Status.Phase != "" })
+	}
+	_, err = models.Wait(t.Context(), first) // some steps are done, some calls under way, some tasks queued
 	require.NoError(t, err)
 	o.kill()
 	require.NoError(t, os.RemoveAll(w.store))
+	release()
 	w.start()
-	runs, err := w.clients.Runs(w.namespace).List(t.Context(), metav1.ListOptions{})
-	require.NoError(t, err)
 	lost := 0
 	for i := range runs.Items {
 		r := w.ended(runs.Items[i].Name)

@@ -87,7 +87,7 @@ kind: ArkTeam
 metadata: {name: chain}
 spec:
   inputs: [{name: topic, required: true}]
-  roles: [{name: a, model: gpt-test, systemPrompt: You are a.}]
+  roles: [{name: a, model: gpt-test, systemPrompt: You are a., limits: {timeoutSeconds: 3600}}]
   output: "{{ .steps.one.output }}"
   pipeline:
   - {name: one, role: a, inputs: {prompt: "one {{ .input.topic }}"}}
@@ -171,7 +171,7 @@ kind: ArkTeam
 metadata: {name: floor}
 spec:
   inputs: [{name: level, required: true}]
-  roles: [{name: w, model: gpt-test, systemPrompt: You work.}]
+  roles: [{name: w, model: gpt-test, systemPrompt: You work., limits: {timeoutSeconds: 3600}}]
   pipeline:
   - {name: dig, role: w, inputs: {prompt: "dig {{ .input.level }}"}}
   - {name: build, role: w, dependsOn: [dig], inputs: {prompt: "build {{ .input.level }}"}}

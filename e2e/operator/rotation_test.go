@@ -104,7 +104,7 @@ func (w *world) agedChain(due time.Time) *certificate.Chain {
 func (w *world) shown() []byte {
 	w.t.Helper()
 	var raw []byte
-	_, err := nats.Connect("tls://"+w.nats, nats.Secure(&tls.Config{
+	_, err := nats.Connect("tls://"+w.nats, nats.Timeout(patience), nats.Secure(&tls.Config{
 		InsecureSkipVerify: true, //nolint:gosec // it is only looked at
 		VerifyConnection: func(s tls.ConnectionState) error {
 			raw = s.PeerCertificates[0].Raw
@@ -123,7 +123,7 @@ metadata: {name: solo}
 spec:
   successfulRunsHistoryLimit: 1000
   inputs: [{name: topic, required: true}]
-  roles: [{name: a, model: gpt-test, systemPrompt: You answer.}]
+  roles: [{name: a, model: gpt-test, systemPrompt: You answer., limits: {timeoutSeconds: 3600}}]
   pipeline: [{name: only, role: a, inputs: {prompt: "{{ .input.topic }}"}}]
 `
 

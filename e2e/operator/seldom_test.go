@@ -65,7 +65,7 @@ spec:
 // The record of a manual trigger goes after a while, and its run stays.
 func TestATriggerIsForgotten(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, "--triggers-kept", "5s")
+	w := newWorld(t, "--triggers-kept", "15s") // its outcome has to be seen before
 	w.start()
 	w.apply(trio)
 	until(w, w.clients.Teams(w.namespace), "trio", "a status", func(t *v1alpha1.ArkTeam) bool { return t.Status.ObservedGeneration > 0 })
@@ -89,8 +89,8 @@ apiVersion: arkonis.dev/v1alpha1
 kind: ArkTeam
 metadata: {name: solo}
 spec:
-  roles: [{name: a, model: gpt-test, systemPrompt: You answer.}]
-  pipeline: [{name: only, role: a, inputs: {prompt: Go.}, retry: {maxAttempts: 2, backoffSeconds: 5}}]
+  roles: [{name: a, model: gpt-test, systemPrompt: You answer., limits: {timeoutSeconds: 3600}}]
+  pipeline: [{name: only, role: a, inputs: {prompt: Go.}, retry: {maxAttempts: 2, backoffSeconds: 15}}]
 `)
 	answers := make(chan *modelserver.Reply)
 	models, err := modelserver.Start(t.Context(), modelserver.Config{Answer: func(modelserver.Call) *modelserver.Reply { return <-answers }})

@@ -72,7 +72,7 @@ const sizesTeam = `
 apiVersion: arkonis.dev/v1alpha1
 kind: ArkAgent
 metadata: {name: sizer}
-spec: {model: gpt-test, systemPrompt: You fill., limits: {maxConcurrentTasks: 4}}
+spec: {model: gpt-test, systemPrompt: You fill., limits: {maxConcurrentTasks: 4, timeoutSeconds: 3600}}
 ---
 apiVersion: arkonis.dev/v1alpha1
 kind: ArkTeam
@@ -151,7 +151,7 @@ func wideTeam(chains, length int) string {
 apiVersion: arkonis.dev/v1alpha1
 kind: ArkAgent
 metadata: {name: worker}
-spec: {model: gpt-test, systemPrompt: You work., limits: {maxConcurrentTasks: 20}}
+spec: {model: gpt-test, systemPrompt: You work., limits: {maxConcurrentTasks: 20, timeoutSeconds: 3600}}
 ---
 apiVersion: arkonis.dev/v1alpha1
 kind: ArkTeam
@@ -250,7 +250,7 @@ spec:
 apiVersion: arkonis.dev/v1alpha1
 kind: ArkAgent
 metadata: {name: hand}
-spec: {model: gpt-test, systemPrompt: You work., limits: {maxConcurrentTasks: 20}}
+spec: {model: gpt-test, systemPrompt: You work., limits: {maxConcurrentTasks: 20, timeoutSeconds: 3600}}
 `
 
 // A step of many items, an input of 500 kB, and 100 teams at once.
@@ -333,17 +333,25 @@ func TestHistoryOfThousands(t *testing.T) {
 	runs := w.clients.Metadata.Resource(v1alpha1.Resource("arkruns")).Namespace(w.namespace)
 	list, err := runs.List(t.Context(), metav1.ListOptions{})
 	require.NoError(t, err)
-	gone, err := runs.Watch(t.Context(), metav1.ListOptions{ResourceVersion: list.ResourceVersion})
+	at := list.ResourceVersion
+	gone, err := runs.Watch(t.Context(), metav1.ListOptions{ResourceVersion: at})
 	require.NoError(t, err)
-	defer gone.Stop()
+	defer func() { gone.Stop() }()
 	w.start()
-	late := time.After(patience)
 	for deleted := 0; deleted < finished-kept; {
 		select {
-		case e := <-gone.ResultChan():
+		case e, more := <-gone.ResultChan():
+			if !more { // a client's watch ends with its time-out; the next one goes on from there
+				gone, err = runs.Watch(t.Context(), metav1.ListOptions{ResourceVersion: at})
+				require.NoError(t, err)
+				continue
+			}
 			require.Equal(t, watch.Deleted, e.Type, "nothing is written of a finished run")
+			run, ok := e.Object.(metav1.Object)
+			require.True(t, ok, "%T", e.Object)
+			at = run.GetResourceVersion()
 			deleted++
-		case <-late:
+		case <-time.After(patience):
 			t.Fatalf("%d of %d runs were removed", deleted, finished-kept)
 		}
 	}

@@ -1,6 +1,7 @@
 package operator
 
 import (
+	"bytes"
 	"encoding/hex"
 	"io"
 	"net/http"
@@ -45,24 +46,27 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	}
 }
 
-// of counts the spans of a trace by their names, and lists those that are there twice or whose parent is missing.
+// of counts the spans of a trace by their names, and lists those whose id is that of another one or whose parent is missing. A
+// span may be told twice: an operator cannot know whether one that was killed had still sent it.
 func (r *receiver) of(trace string) (names map[string]int, roots int, wrong []string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	names = map[string]int{}
-	there := map[string]bool{}
+	there := map[string]*tracepb.Span{}
 	for _, s := range r.spans[trace] {
-		names[s.GetName()]++
-		if there[string(s.GetSpanId())] {
-			wrong = append(wrong, s.GetName()+" is there twice")
+		id := string(s.GetSpanId())
+		if other := there[id]; other == nil {
+			there[id] = s
+			names[s.GetName()]++
+		} else if other.GetName() != s.GetName() || !bytes.Equal(other.GetParentSpanId(), s.GetParentSpanId()) {
+			wrong = append(wrong, s.GetName()+" has the id of "+other.GetName())
 		}
-		there[string(s.GetSpanId())] = true
 	}
-	for _, s := range r.spans[trace] {
+	for _, s := range there {
 		switch parent := string(s.GetParentSpanId()); {
 		case parent == "":
 			roots++
-		case !there[parent]:
+		case there[parent] == nil:
 			wrong = append(wrong, s.GetName()+" has a parent that is missing")
 		}
 	}

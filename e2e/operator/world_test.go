@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -65,7 +66,7 @@ func run(m *testing.M) (code int, err error) {
 	if out, err := kubectl(ctx, "apply", "--server-side", "-f", "../../crds"); err != nil {
 		return 1, fmt.Errorf("install ark's kinds: %w: %s", err, out)
 	}
-	if out, err := kubectl(ctx, "wait", "--for=condition=Established", "crd", "--all", "--timeout=60s"); err != nil {
+	if out, err := kubectl(ctx, "wait", "--for=condition=Established", "crd", "--all", "--timeout="+patience.String()); err != nil {
 		return 1, fmt.Errorf("install ark's kinds: %w: %s", err, out)
 	}
 	if code = m.Run(); code == 0 && wholePackage() {
@@ -96,7 +97,7 @@ type world struct {
 }
 
 // patience is how long anything may take on a machine that is busy with other things.
-const patience = 2 * time.Minute
+const patience = 5 * time.Minute
 
 func newWorld(t *testing.T, args ...string) *world {
 	t.Helper()
@@ -116,13 +117,28 @@ func (w *world) makeNamespace(prefix string) string {
 	return ns.Name
 }
 
-// freeAddress is a loopback address that nobody listens on.
+// ports are handed out one after another from below the system's own range: an operator that is away for a while must find
+// its port free when it comes back, and every other listener here takes one of the system's.
+var ports = func() *atomic.Int32 {
+	var n atomic.Int32
+	n.Store(10000 + int32(os.Getpid()%20)*500)
+	return &n
+}()
+
+// freeAddress is a loopback address that nobody listens on, and that nobody else is given.
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	require.NoError(t, l.Close())
-	return l.Addr().String()
+	for range 500 {
+		address := fmt.Sprintf("127.0.0.1:%d", ports.Add(1))
+		l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", address)
+		if err != nil {
+			continue
+		}
+		require.NoError(t, l.Close())
+		return address
+	}
+	t.Fatal("no port is free")
+	return ""
 }
 
 // operator is a process of ark operator.
@@ -255,7 +271,8 @@ func (w *world) apply(yaml string) {
 	require.NoError(w.t, err, string(out))
 }
 
-// until watches an object of a kind until a condition holds, and returns it.
+// until watches an object of a kind until a condition holds, and returns it. What the object was before the call does not
+// count: the watch first comes to what is stored now.
 func until[T kube.Object](w *world, c interface {
 	Watch(context.Context, metav1.ListOptions) (watch.Interface, error)
 }, name, what string, ok func(T) bool,
@@ -263,19 +280,30 @@ func until[T kube.Object](w *world, c interface {
 	w.t.Helper()
 	ctx, cancel := context.WithTimeout(w.t.Context(), patience)
 	defer cancel()
+	fromNow := true
+	options := metav1.ListOptions{
+		FieldSelector: "metadata.name=" + name, SendInitialEvents: &fromNow, ResourceVersionMatch: metav1.ResourceVersionMatchNotOlderThan, AllowWatchBookmarks: true,
+	}
 	var last T
 	for ctx.Err() == nil {
-		// A watch without a version begins with what is there.
-		events, err := c.Watch(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + name})
+		events, err := c.Watch(ctx, options)
 		if err != nil {
 			continue
 		}
+		now, there := false, false // what is seen is no older than the watch; the object is there
 		for e := range events.ResultChan() {
-			if o, is := e.Object.(T); is && e.Type != watch.Deleted {
-				if last = o; ok(o) {
-					events.Stop()
-					return o
-				}
+			o, is := e.Object.(T)
+			switch {
+			case !is:
+				continue
+			case e.Type == watch.Bookmark:
+				now = now || o.GetAnnotations()[metav1.InitialEventsAnnotationKey] != ""
+			default:
+				last, there = o, e.Type != watch.Deleted
+			}
+			if now && there && ok(last) {
+				events.Stop()
+				return last
 			}
 		}
 	}

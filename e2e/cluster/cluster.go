@@ -9,7 +9,7 @@
 // sees of one is a loopback port of the API server. However the caller ends, nothing of its cluster stays.
 //
 // What differs from a cluster that people run: NetworkPolicies are accepted and not enforced; a volume is a folder that
-// all nodes share; a silent node counts as lost after 20 seconds; nothing is pulled, so a container's image is one that
+// all nodes share; a silent node counts as lost after 40 seconds; nothing is pulled, so a container's image is one that
 // was loaded, with a tag other than "latest" or with imagePullPolicy IfNotPresent.
 package cluster
 

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"arkonis.dev/ark/e2e/cluster"
@@ -23,7 +24,11 @@ import (
 	"arkonis.dev/ark/e2e/cluster/image"
 )
 
-const webImage = "e2e.arkonis.dev/web:1"
+const (
+	webImage = "e2e.arkonis.dev/web:1"
+	// patience is how long anything may take on a machine that is busy with other things.
+	patience = 5 * time.Minute
+)
 
 // buildWeb makes the archive of the image that the tests' pods run.
 func buildWeb(t *testing.T) string {
@@ -42,16 +47,32 @@ type world struct {
 // kubectl runs kubectl from the test's own network and returns what it said.
 func (w world) kubectl(args ...string) string {
 	w.Helper()
+	out, err := w.tryKubectl(args...)
+	require.NoError(w, err, "kubectl %s: %s", strings.Join(args, " "), out)
+	return out
+}
+
+func (w world) tryKubectl(args ...string) (string, error) {
 	cmd := exec.CommandContext(w.Context(), w.cluster.Kubectl(), append([]string{"--kubeconfig", w.cluster.Kubeconfig()}, args...)...)
 	cmd.Env = append(os.Environ(), "KUBECACHEDIR="+filepath.Join(filepath.Dir(w.cluster.Kubeconfig()), "cache"))
 	out, err := cmd.CombinedOutput()
-	require.NoError(w, err, "kubectl %s: %s", strings.Join(args, " "), out)
-	return string(out)
+	return string(out), err
+}
+
+// says waits until what kubectl prints holds a text: a Service, a name and a token are known everywhere a moment after they
+// were made.
+func (w world) says(text string, args ...string) {
+	w.Helper()
+	require.EventuallyWithT(w, func(c *assert.CollectT) {
+		out, err := w.tryKubectl(args...)
+		require.NoError(c, err, out)
+		require.Contains(c, out, text)
+	}, patience, 100*time.Millisecond, "kubectl %s", strings.Join(args, " "))
 }
 
 func (w world) rolledOut(what string) {
 	w.Helper()
-	w.kubectl("-n", "web", "rollout", "status", what, "--timeout=2m")
+	w.kubectl("-n", "web", "rollout", "status", what, "--timeout="+patience.String())
 }
 
 func TestCluster(t *testing.T) {
@@ -67,8 +88,8 @@ func TestCluster(t *testing.T) {
 	w.kubectl("apply", "-f", "testdata/web.yaml")
 	in := func(name string, check func(w world)) { t.Run(name, func(t *testing.T) { check(world{t, c}) }) }
 	in("nodes are ready", func(w world) {
-		require.Equal(w, "node1 True\nnode2 True\n", w.kubectl("get", "nodes", "-o",
-			`jsonpath={range .items[*]}{.metadata.name} {.status.conditions[?(@.type=="Ready")].status}{"\n"}{end}`))
+		w.says("node1 True\nnode2 True\n", "get", "nodes", "-o",
+			`jsonpath={range .items[*]}{.metadata.name} {.status.conditions[?(@.type=="Ready")].status}{"\n"}{end}`)
 	})
 	in("a Deployment runs on both", runsOnBoth)
 	in("Services and their names work", services)
@@ -81,16 +102,19 @@ func TestCluster(t *testing.T) {
 
 func runsOnBoth(w world) {
 	w.rolledOut("deployment/web")
-	nodes := w.kubectl("-n", "web", "get", "pods", "-l", "app=web", "-o", `jsonpath={.items[*].spec.nodeName}`)
-	require.ElementsMatch(w, []string{"node1", "node2"}, strings.Fields(nodes))
-	require.Contains(w, w.kubectl("-n", "web", "logs", "deployment/web"), "serving as user 65532")
+	require.EventuallyWithT(w, func(c *assert.CollectT) { // a pod of a node that was silent for a while is replaced
+		nodes, err := w.tryKubectl("-n", "web", "get", "pods", "-l", "app=web", "-o", `jsonpath={.items[*].spec.nodeName}`)
+		require.NoError(c, err, nodes)
+		require.ElementsMatch(c, []string{"node1", "node2"}, strings.Fields(nodes))
+	}, patience, 100*time.Millisecond)
+	w.says("serving as user 65532", "-n", "web", "logs", "deployment/web")
 }
 
 func services(w world) {
 	const url = "http://web.web.svc.cluster.local"
-	require.Contains(w, w.kubectl("-n", "web", "exec", "deployment/web", "--", "/web", "get", "http://web"), "hello from node")
-	require.Contains(w, w.kubectl("-n", "web", "exec", "deployment/web", "--", "/web", "get", "https://kubernetes.default.svc/api/v1/namespaces/web/pods"),
-		`User \"system:serviceaccount:web:default\" cannot list resource \"pods\"`)
+	w.says("hello from node", "-n", "web", "exec", "deployment/web", "--", "/web", "get", "http://web")
+	w.says(`User \"system:serviceaccount:web:default\" cannot list resource \"pods\"`,
+		"-n", "web", "exec", "deployment/web", "--", "/web", "get", "https://kubernetes.default.svc/api/v1/namespaces/web/pods")
 	answers := map[string]bool{}
 	client := http.Client{Transport: &http.Transport{DialContext: w.cluster.Dial, DisableKeepAlives: true}, Timeout: time.Minute}
 	require.Eventually(w, func() bool { // kube-proxy chooses at random
@@ -102,12 +126,12 @@ func services(w world) {
 		body, _ := io.ReadAll(response.Body)
 		answers[string(body)] = true
 		return answers["hello from node1"] && answers["hello from node2"]
-	}, time.Minute, 10*time.Millisecond, "%v", answers)
+	}, patience, 10*time.Millisecond, "%v", answers)
 }
 
 func extension(w world) {
-	w.kubectl("wait", "--for=condition=Available", "apiservice/v1.things.example.com", "--timeout=1m")
-	require.Equal(w, "hello ark-e2e-admin", w.kubectl("get", "--raw", "/apis/things.example.com/v1/hello"))
+	w.kubectl("wait", "--for=condition=Available", "apiservice/v1.things.example.com", "--timeout="+patience.String())
+	w.says("hello ark-e2e-admin", "get", "--raw", "/apis/things.example.com/v1/hello")
 }
 
 func volume(w world) {
@@ -119,13 +143,13 @@ func volume(w world) {
 	volume := w.kubectl("-n", "web", "get", "pvc", "data-keeper-0", "-o", "jsonpath={.spec.volumeName}")
 	w.kubectl("-n", "web", "delete", "statefulset", "keeper")
 	w.kubectl("-n", "web", "delete", "pvc", "data-keeper-0")
-	w.kubectl("wait", "--for=delete", "pv/"+volume, "--timeout=1m")
+	w.kubectl("wait", "--for=delete", "pv/"+volume, "--timeout="+patience.String())
 }
 
 // The node that is lost is the one over which connections into the cluster go, as long as it lives.
 func lose(w world) {
 	require.NoError(w, w.cluster.KillNode(w.Context(), "node1"))
-	w.kubectl("wait", "--for=condition=Ready=Unknown", "node/node1", "--timeout=2m")
+	w.kubectl("wait", "--for=condition=Ready=Unknown", "node/node1", "--timeout="+patience.String())
 	client := http.Client{Transport: &http.Transport{DialContext: w.cluster.Dial, DisableKeepAlives: true}, Timeout: time.Minute}
 	var answer []byte
 	require.Eventually(w, func() bool { // kube-proxy learns of it soon
@@ -136,10 +160,10 @@ func lose(w world) {
 		defer response.Body.Close()
 		answer, err = io.ReadAll(response.Body)
 		return err == nil
-	}, time.Minute, 50*time.Millisecond)
+	}, patience, 50*time.Millisecond)
 	require.Equal(w, "hello from node2", string(answer))
 	require.NoError(w, w.cluster.StartNode(w.Context(), "node1"))
-	w.kubectl("wait", "--for=condition=Ready=True", "node/node1", "--timeout=2m")
+	w.kubectl("wait", "--for=condition=Ready=True", "node/node1", "--timeout="+patience.String())
 }
 
 // A cluster runs beside another one, and a test process that is killed takes its cluster with it: this test starts
@@ -164,7 +188,7 @@ func TestNothingOutlivesAKilledTest(t *testing.T) {
 
 	require.NoError(t, victim.Process.Kill())
 	require.Error(t, victim.Wait())
-	require.Eventually(t, func() bool { return len(traces(t, dir)) == 0 }, time.Minute, 50*time.Millisecond, "%v", traces(t, dir))
+	require.Eventually(t, func() bool { return len(traces(t, dir)) == 0 }, patience, 50*time.Millisecond, "%v", traces(t, dir))
 }
 
 // A cluster for people outlives the command that started it, and ends when it is told to.
@@ -213,7 +237,7 @@ func TestUpAndDown(t *testing.T) {
 	pid, err := strconv.Atoi(strings.TrimSpace(string(guard)))
 	require.NoError(t, err)
 	require.NoError(t, syscall.Kill(pid, syscall.SIGKILL))
-	require.Eventually(t, func() bool { return len(processes(t, dir)) == 0 }, time.Minute, 50*time.Millisecond)
+	require.Eventually(t, func() bool { return len(processes(t, dir)) == 0 }, patience, 50*time.Millisecond)
 	ctl("down", "-dir="+dir)
 	require.Empty(t, traces(t, dir))
 }

@@ -14,7 +14,7 @@ import (
 )
 
 // KillNode pulls the plug of a node: all of its processes end at once, its link is gone, and what its containers wrote
-// outside of volumes is lost. The API server notices after some 20 seconds.
+// outside of volumes is lost. The API server notices after some 40 seconds.
 func (c *Cluster) KillNode(ctx context.Context, node string) error {
 	return c.commandNode(ctx, node, "kill")
 }

@@ -17,6 +17,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -44,6 +45,9 @@ type process struct {
 }
 
 var errEnded = errors.New("before it was told to")
+
+// patience is how long a server may take to start on a machine that is busy with other things.
+const patience = 5 * time.Minute
 
 // launch starts a server and returns when a line of its output holds ready.
 func launch(cmd *exec.Cmd, ready string) (*process, error) {
@@ -78,9 +82,9 @@ func launch(cmd *exec.Cmd, ready string) (*process, error) {
 	select {
 	case err := <-up:
 		return p, err
-	case <-time.After(time.Minute):
+	case <-time.After(patience):
 		p.kill()
-		return nil, fmt.Errorf("%s was not ready within a minute", cmd.Path)
+		return nil, fmt.Errorf("%s was not ready within %s", cmd.Path, patience)
 	}
 }
 
@@ -89,14 +93,25 @@ func (p *process) kill() {
 	<-p.ended
 }
 
-// FreePort is a port of 127.0.0.1 that nobody listened on a moment ago.
+// ports are handed out one after another from below the system's own range: a server that is away for a while must find
+// its port free when it comes back, and every other listener here takes one of the system's.
+var ports = func() *atomic.Int32 {
+	var n atomic.Int32
+	n.Store(28000 + int32(os.Getpid()%200)*20)
+	return &n
+}()
+
+// FreePort is a port of 127.0.0.1 that nobody listened on a moment ago, and that this process gives to nobody else.
 func FreePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
+	var err error
+	for range 200 {
+		port := int(ports.Add(1))
+		var l net.Listener
+		if l, err = net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(port)); err == nil {
+			return port, l.Close()
+		}
 	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().(*net.TCPAddr).Port, nil
+	return 0, fmt.Errorf("no port is free: %w", err)
 }
 
 // onFreePort starts a server; somebody may have taken its port meanwhile.

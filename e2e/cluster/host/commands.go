@@ -95,7 +95,7 @@ func (c *cluster) living() []member {
 
 // connect makes the HTTP connection one to r.Host.
 func connect(w http.ResponseWriter, r *http.Request) {
-	dialer := net.Dialer{Timeout: 10 * time.Second, Resolver: &net.Resolver{
+	dialer := net.Dialer{Timeout: time.Minute, Resolver: &net.Resolver{
 		PreferGo: true,
 		Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, network, net.JoinHostPort(hub, "53"))

@@ -85,6 +85,7 @@ func (o options) kubeletConfig(m member, resolver string) object {
 		"evictionHard":                object{"memory.available": "50Mi", "nodefs.available": "0%", "nodefs.inodesFree": "0%", "imagefs.available": "0%"},
 		"imageGCHighThresholdPercent": 100,
 		"nodeStatusUpdateFrequency":   "5s",
+		"nodeLeaseDurationSeconds":    20, // renewed in a quarter of that
 		"shutdownGracePeriod":         "0s",
 		"serializeImagePulls":         false,
 	}

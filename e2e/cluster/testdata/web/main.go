@@ -37,7 +37,7 @@ func get(url string) error {
 	if err != nil {
 		return err
 	}
-	client := http.Client{Timeout: 10 * time.Second}
+	client := http.Client{Timeout: time.Minute}
 	if strings.HasPrefix(url, "https://kubernetes.default.svc/") {
 		authority, err := os.ReadFile(account + "ca.crt")
 		if err != nil {

@@ -28,8 +28,7 @@ type ArkRunStatus struct {
 
 	// Steps of the run: all of them up to 150, beyond that the unfinished, the failed and the newest.
 	// +kubebuilder:validation:MaxItems=150
-	// +listType=map
-	// +listMapKey=name
+	// +listType=atomic
 	// +optional
 	Steps []StepStatus `json:"steps,omitempty"`
 	// StepCounts counts all steps of the run, also those that are not in steps.
@@ -77,7 +76,11 @@ type ArkRunStatus struct {
 
 // ResolvedRun is the snapshot of a run that was created without one. Exactly one of its fields is set.
 type ResolvedRun struct {
-	// Spec is the spec with the snapshot in it.
+	// Spec is the spec with the snapshot in it, in the form of the run's own spec. It was checked when it was taken: the API
+	// server need not do it again with every status.
+	// +kubebuilder:validation:Schemaless
+	// +kubebuilder:validation:Type=object
+	// +kubebuilder:pruning:PreserveUnknownFields
 	// +optional
 	Spec *ArkRunSpec `json:"spec,omitempty"`
 	// Ref points at the spec in the payload store when it is large.

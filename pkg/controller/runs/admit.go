@@ -37,6 +37,11 @@ type refusal struct{ reason, message string }
 // ever drives it is committed before: when it began, for a run that was applied without one the snapshot of its team, and
 // what a retry takes over. run is nil when the run cannot start; its end is committed then.
 func (c *Controller) admit(ctx context.Context, run *v1alpha1.ArkRun, now time.Time) (*v1alpha1.ArkRun, *v1alpha1.ArkRunSpec, error) {
+	// It comes first, as the object is small yet, and a run that cannot start is its team's too.
+	run, err := c.adopt(ctx, run)
+	if err != nil {
+		return nil, nil, err
+	}
 	s, wrong, err := c.start(ctx, run, now)
 	if err != nil {
 		return nil, nil, err
@@ -55,10 +60,6 @@ func (c *Controller) admit(ctx context.Context, run *v1alpha1.ArkRun, now time.T
 				return nil, nil, err
 			}
 		}
-	}
-	run, err = c.adopt(ctx, run, spec)
-	if err != nil {
-		return nil, nil, err
 	}
 	return run, spec, nil
 }
@@ -206,10 +207,10 @@ func (c *Controller) commitStart(ctx context.Context, run *v1alpha1.ArkRun, s st
 
 // adopt gives a run that somebody applied by hand what ark's own runs have: labels, the owner with which it goes, and
 // the trace. What is there already stays.
-func (c *Controller) adopt(ctx context.Context, run *v1alpha1.ArkRun, spec *v1alpha1.ArkRunSpec) (*v1alpha1.ArkRun, error) {
+func (c *Controller) adopt(ctx context.Context, run *v1alpha1.ArkRun) (*v1alpha1.ArkRun, error) {
 	labels, annotations := map[string]string{}, map[string]string{}
 	owners := run.OwnerReferences
-	switch {
+	switch spec := &run.Spec; {
 	case spec.AgentRef != nil:
 		labels[v1alpha1.LabelAgent] = spec.AgentRef.Name
 		if agent, ok := c.cfg.Cache.Agents.Get(run.Namespace, spec.AgentRef.Name); ok && metav1.GetControllerOf(run) == nil {
@@ -241,7 +242,10 @@ func (c *Controller) adopt(ctx context.Context, run *v1alpha1.ArkRun, spec *v1al
 		return nil, err
 	}
 	now, err := c.cfg.Clients.Runs(run.Namespace).Patch(ctx, run.Name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: kube.FieldManager})
-	if err != nil {
+	switch {
+	case apierrors.IsNotFound(err):
+		return nil, errGone
+	case err != nil:
 		return nil, fmt.Errorf("label %s: %w", kube.Describe(kind, run.Namespace, run.Name), err)
 	}
 	return now, nil

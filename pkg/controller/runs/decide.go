@@ -43,15 +43,17 @@ func decide(f facts) course {
 const (
 	// statusEvery is the least time between two writes of a running run's status.
 	statusEvery = time.Second
-	// firstStatus is the part of the pace after which the first one is written: short runs are over by then.
-	firstStatus = 10
+	// firstStatus is when the first one of a run alone is written: short runs are over by then. Of what more the pace asks
+	// for, it waits for one part of firstShare.
+	firstStatus = 100 * time.Millisecond
+	firstShare  = 3
 	// statusesPerSecond is how many such writes all live runs share, and lastStatus the most that one waits for its turn.
-	statusesPerSecond = 100
-	lastStatus        = 30 * time.Second
+	statusesPerSecond = 10
+	lastStatus        = time.Minute
 )
 
 // pace is the time between two status writes of a run when so many are live. Many runs at once tell of their steps less
-// often, so that the API server is free for their beginnings and ends.
+// often, so that the API server is free for their beginnings and ends: those that are over within their pace never do.
 func pace(live int) time.Duration {
 	return min(max(statusEvery, time.Duration(live)*time.Second/statusesPerSecond), lastStatus)
 }
@@ -62,7 +64,7 @@ func statusDue(changed bool, opened, written time.Time, pace time.Duration) time
 	case !changed:
 		return time.Time{}
 	case written.IsZero():
-		return opened.Add(pace / firstStatus)
+		return opened.Add(firstStatus + (pace-statusEvery)/firstShare)
 	default:
 		return written.Add(pace)
 	}

@@ -52,10 +52,10 @@ func TestStatusDue(t *testing.T) {
 	require.Zero(t, statusDue(false, opened, time.Time{}, pace(1)))
 	require.Zero(t, statusDue(false, opened, written, pace(1)))
 	require.Equal(t, opened.Add(100*time.Millisecond), statusDue(true, opened, time.Time{}, pace(1)))
-	require.Equal(t, written.Add(time.Second), statusDue(true, opened, written, pace(100)))
-	require.Equal(t, written.Add(10*time.Second), statusDue(true, opened, written, pace(1000)), "many runs share the writes")
-	require.Equal(t, opened.Add(time.Second), statusDue(true, opened, time.Time{}, pace(1000)))
-	require.Equal(t, written.Add(30*time.Second), statusDue(true, opened, written, pace(100_000)))
+	require.Equal(t, written.Add(time.Second), statusDue(true, opened, written, pace(10)))
+	require.Equal(t, written.Add(10*time.Second), statusDue(true, opened, written, pace(100)), "many runs share the writes")
+	require.Equal(t, opened.Add(3100*time.Millisecond), statusDue(true, opened, time.Time{}, pace(100)))
+	require.Equal(t, written.Add(time.Minute), statusDue(true, opened, written, pace(100_000)))
 }
 
 func TestEarliest(t *testing.T) {

@@ -215,17 +215,16 @@ func slimPod(p *corev1.Pod) {
 	p.Spec = spec
 }
 
-// slimRun keeps of a run that has ended what a list shows and what decides when it is removed.
+// slimRun keeps of a run that has ended whose it is, which trigger made it, how it ended and when. There may be many
+// thousands of them. Who wants to know more asks the API server.
 func slimRun(r *v1alpha1.ArkRun) {
 	if !r.Status.Phase.Terminal() {
 		return
 	}
-	r.Annotations = nil
+	r.TypeMeta, r.Labels, r.Annotations = metav1.TypeMeta{}, nil, nil
+	r.OwnerReferences = append([]metav1.OwnerReference(nil), r.OwnerReferences...) // no larger than it is
 	r.Spec = v1alpha1.ArkRunSpec{TeamRef: r.Spec.TeamRef, AgentRef: r.Spec.AgentRef, Trigger: r.Spec.Trigger, Parent: r.Spec.Parent}
-	r.Status = v1alpha1.ArkRunStatus{
-		ObservedGeneration: r.Status.ObservedGeneration, Phase: r.Status.Phase, Conditions: r.Status.Conditions,
-		StartTime: r.Status.StartTime, CompletionTime: r.Status.CompletionTime, TotalTokenUsage: r.Status.TotalTokenUsage,
-	}
+	r.Status = v1alpha1.ArkRunStatus{Phase: r.Status.Phase, CompletionTime: r.Status.CompletionTime}
 }
 
 // Describe is how messages name an object.

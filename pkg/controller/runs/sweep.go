@@ -20,11 +20,22 @@ import (
 // was lost: nothing waits for it otherwise.
 const sweepEvery = 30 * time.Second
 
+// runsPerList is how many runs in the stores make their lists one sweep rarer: a list is read whole, with a line for every
+// result.
+const runsPerList = 1000
+
 func (c *Controller) sweepRegularly(ctx context.Context) {
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
-	for {
-		if err := c.sweep(ctx); err != nil && ctx.Err() == nil {
+	for rest := 0; ; rest-- {
+		c.sweepLive()
+		err := c.sweepHistory(ctx)
+		if rest <= 0 {
+			held, failed := c.sweepStores(ctx)
+			rest = held/runsPerList + 1
+			err = errors.Join(err, failed)
+		}
+		if err != nil && ctx.Err() == nil {
 			c.log.WarnContext(ctx, "sweep failed, it is done again", "error", err)
 		}
 		select {
@@ -35,23 +46,23 @@ func (c *Controller) sweepRegularly(ctx context.Context) {
 	}
 }
 
-// sweep has every live run looked at, and removes what the stores hold of runs that do not exist.
-func (c *Controller) sweep(ctx context.Context) error {
+// sweepLive has every live run looked at.
+func (c *Controller) sweepLive() {
 	for _, run := range c.cfg.Cache.Runs.All() {
 		if !run.Status.Phase.Terminal() {
 			c.loop.Add(controller.KeyOf(run))
 		}
 	}
-	return errors.Join(c.sweepStores(ctx), c.sweepHistory(ctx))
 }
 
 // ofRun is the form of the uids that an API server gives. Other uids in the streams belong to what has no ArkRun.
 var ofRun = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
 
-func (c *Controller) sweepStores(ctx context.Context) error {
+// sweepStores removes what the stores hold of runs that do not exist. n is of how many runs they hold anything.
+func (c *Controller) sweepStores(ctx context.Context) (n int, err error) {
 	held, err := c.cfg.Queue.Runs(ctx)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	suspects := map[string]struct{}{}
 	for uid, namespace := range held {
@@ -62,11 +73,11 @@ func (c *Controller) sweepStores(ctx context.Context) error {
 		}
 	}
 	if len(suspects) == 0 {
-		return nil
+		return len(held), nil
 	}
 	// The cache may be behind: only what the API server itself does not know is gone.
 	if err := c.eachUID(ctx, func(uid string) { delete(suspects, uid) }); err != nil {
-		return err
+		return 0, err
 	}
 	for uid := range suspects {
 		c.post.Close(uid)
@@ -75,7 +86,7 @@ func (c *Controller) sweepStores(ctx context.Context) error {
 	if len(suspects) > 0 {
 		c.log.InfoContext(ctx, "records of removed runs are removed", "runs", len(suspects))
 	}
-	return nil
+	return len(held), nil
 }
 
 // eachUID calls f for every run that the API server has.

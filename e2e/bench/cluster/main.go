@@ -56,16 +56,17 @@ func measure(ctx context.Context, ark string, n sizes) (err error) {
 		return err
 	}
 	defer stop()
-	team, err := w.startTeam(ctx)
+	applied, triggered, err := w.startTeam(ctx)
 	if err != nil {
 		return err
 	}
-	if err := w.latency(ctx, raw, team, n.single); err != nil {
+	all := []*subject{raw, applied, triggered}
+	if err := w.latency(ctx, all, n.single); err != nil {
 		return err
 	}
-	if err := w.bursts(ctx, raw, team, n.burst); err != nil {
+	if err := w.bursts(ctx, all, n.burst); err != nil {
 		return err
 	}
 	stop()
-	return w.memory(ctx, team, n)
+	return w.memory(ctx, applied, triggered.made, n)
 }

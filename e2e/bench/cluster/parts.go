@@ -28,11 +28,10 @@ func table(head string, rows ...string) error {
 const warm = 10
 
 // latency measures runs one after the other, in turns with the reference.
-func (w *world) latency(ctx context.Context, raw, team *subject, n int) error {
-	both := []*subject{raw, team}
-	took := make([][]time.Duration, len(both))
+func (w *world) latency(ctx context.Context, subjects []*subject, n int) error {
+	took := make([][]time.Duration, len(subjects))
 	for i := range n + warm {
-		for k, s := range both {
+		for k, s := range subjects {
 			names, err := s.create(ctx, 1)
 			if err != nil {
 				return err
@@ -50,7 +49,8 @@ func (w *world) latency(ctx context.Context, raw, team *subject, n int) error {
 		return fmt.Sprintf("%s\t%s\t%s\t%.1f\t%s", name, short(quantile(d, 50)), short(quantile(d, 99)), float64(quantile(d, 50))/float64(quantile(took[0], 50)), aim)
 	}
 	return table(fmt.Sprintf("created to Succeeded, %d one after the other\tp50\tp99\tx reference\taim", n),
-		row("reference: create, 2 status writes, watch", took[0], ""), row("run of 3 steps", took[1], "p50 100ms, p99 300ms"))
+		row("reference: create, 2 status writes, watch", took[0], ""), row("run of 3 steps, applied", took[1], "p50 100ms, p99 300ms"),
+		row("run of 3 steps, triggered", took[2], "p50 100ms, p99 300ms"))
 }
 
 // quantile of sorted values.
@@ -61,11 +61,11 @@ func quantile(d []time.Duration, percent int) time.Duration {
 func short(d time.Duration) string { return d.Round(time.Millisecond / 10).String() }
 
 // bursts measures many runs at once.
-func (w *world) bursts(ctx context.Context, raw, team *subject, n int) error {
+func (w *world) bursts(ctx context.Context, subjects []*subject, n int) error {
 	var rows []string
 	var reference time.Duration
-	var entries []apiserver.Entry
-	for _, s := range []*subject{raw, team} {
+	entries := make([][]apiserver.Entry, len(subjects))
+	for i, s := range subjects {
 		earlier, err := w.api.Audit()
 		if err != nil {
 			return err
@@ -93,9 +93,9 @@ func (w *world) bursts(ctx context.Context, raw, team *subject, n int) error {
 		if err != nil {
 			return err
 		}
-		entries = all[asked:]
-		writes, over := w.writes(entries, s, names)
-		if s == raw {
+		entries[i] = all[asked:]
+		writes, over := w.writes(entries[i], s, names)
+		if i == 0 {
 			reference = took
 		}
 		used := after.minus(before)
@@ -105,15 +105,20 @@ func (w *world) bursts(ctx context.Context, raw, team *subject, n int) error {
 	}
 	rows = append(rows, "aim\t\t2m for 5000\t50\t\t\t\t\t\t4 + 1 per second of life\t0")
 	err := table(fmt.Sprintf("burst of %d\tcreated in\tended in\tper second\tx reference\tCPU each: operator\tagents\tAPI server\tbench\twrites each\tover the aim", n), rows...)
-	return errors.Join(err, requests(entries, n))
+	for i, s := range subjects[1:] {
+		err = errors.Join(err, requests(entries[i+1], s.name, n))
+	}
+	return err
 }
 
 // writes counts what was written of some runs beside their creation: on average, and how many runs had more than 4
 // writes and one for each second of their life.
 func (w *world) writes(entries []apiserver.Entry, s *subject, names []string) (each float64, over int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	count := make(map[string]int, len(names))
 	for _, name := range names {
-		count[name] = 0
+		count[s.runs[name]] = 0
 	}
 	for i := range entries {
 		e := &entries[i]
@@ -122,7 +127,8 @@ func (w *world) writes(entries []apiserver.Entry, s *subject, names []string) (e
 		}
 	}
 	total := 0
-	for name, n := range count {
+	for _, name := range names {
+		n := count[s.runs[name]]
 		total += n
 		if n > 4+int(s.finished[name].Seconds()) {
 			over++
@@ -132,7 +138,7 @@ func (w *world) writes(entries []apiserver.Entry, s *subject, names []string) (e
 }
 
 // requests prints what the operator asked the API server for, for each of n runs, whatever it was about.
-func requests(entries []apiserver.Entry, n int) error {
+func requests(entries []apiserver.Entry, name string, n int) error {
 	count := map[string]int{}
 	for i := range entries {
 		if e := &entries[i]; strings.HasPrefix(e.Agent, "ark-operator") {
@@ -149,15 +155,16 @@ func requests(entries []apiserver.Entry, n int) error {
 			rows = append(rows, fmt.Sprintf("%s\t%.2f", what, each))
 		}
 	}
-	return table("requests of the operator\tfor each run", rows...)
+	return table("requests of the operator\tfor each run "+name, rows...)
 }
 
-// memory measures what the operator holds: with finished runs, then with live ones too, then when it was started anew.
-func (w *world) memory(ctx context.Context, team *subject, n sizes) error {
+// memory measures what the operator holds: with finished runs, of which there are some already, then with live ones too,
+// then when it was started anew.
+func (w *world) memory(ctx context.Context, team *subject, there int, n sizes) error {
 	if err := w.operator.peakFromNow(); err != nil {
 		return err
 	}
-	for more := n.finished - team.made; more > 0; more = n.finished - team.made {
+	for more := n.finished - there - team.made; more > 0; more = n.finished - there - team.made {
 		if _, err := team.create(ctx, min(more, n.live)); err != nil {
 			return err
 		}

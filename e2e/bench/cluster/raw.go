@@ -14,7 +14,8 @@ const rawNamespace = "raw"
 // say that it runs and that it has succeeded. It ends with stop.
 func (w *world) startRaw(ctx context.Context, most int) (s *subject, stop func(), err error) {
 	ctx, stop = context.WithCancel(ctx)
-	if s, err = w.follow(ctx, "reference", rawNamespace); err != nil {
+	s = w.subject("reference", rawNamespace)
+	if err = w.follow(ctx, rawNamespace, s); err != nil {
 		stop()
 		return nil, nil, err
 	}

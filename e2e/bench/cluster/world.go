@@ -179,19 +179,21 @@ spec:
 
 // startTeam makes the team, and starts a process for each of its agents as their pods would be: with the environment of the
 // Deployment and the agent's own credentials.
-func (w *world) startTeam(ctx context.Context) (*subject, error) {
+func (w *world) startTeam(ctx context.Context) (applied, triggered *subject, err error) {
 	if err := w.kubectl(ctx, team, "-n", namespace, "apply", "-f", "-"); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	for _, name := range []string{"trio-a", "trio-b"} {
 		if err := w.kubectl(ctx, "", "-n", namespace, "wait", "--for=create", "deployment/"+name+"-agent", "--timeout=60s"); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		if err := w.startAgent(ctx, name); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
-	return w.follow(ctx, "ark", namespace)
+	applied, triggered = w.subject("applied", namespace), w.subject("triggered", namespace)
+	triggered.trigger = true
+	return applied, triggered, w.follow(ctx, namespace, applied, triggered)
 }
 
 func (w *world) startAgent(ctx context.Context, name string) error {

@@ -46,7 +46,7 @@ const (
 	// firstStatus is when the first one of a run alone is written: short runs are over by then. Of what more the pace asks
 	// for, it waits for one part of firstShare.
 	firstStatus = 100 * time.Millisecond
-	firstShare  = 3
+	firstShare  = 2
 	// statusesPerSecond is how many such writes all live runs share, and lastStatus the most that one waits for its turn.
 	statusesPerSecond = 10
 	lastStatus        = time.Minute

@@ -54,7 +54,7 @@ func TestStatusDue(t *testing.T) {
 	require.Equal(t, opened.Add(100*time.Millisecond), statusDue(true, opened, time.Time{}, pace(1)))
 	require.Equal(t, written.Add(time.Second), statusDue(true, opened, written, pace(10)))
 	require.Equal(t, written.Add(10*time.Second), statusDue(true, opened, written, pace(100)), "many runs share the writes")
-	require.Equal(t, opened.Add(3100*time.Millisecond), statusDue(true, opened, time.Time{}, pace(100)))
+	require.Equal(t, opened.Add(4600*time.Millisecond), statusDue(true, opened, time.Time{}, pace(100)))
 	require.Equal(t, written.Add(time.Minute), statusDue(true, opened, written, pace(100_000)))
 }
 

@@ -97,7 +97,7 @@ func TestCluster(t *testing.T) {
 	in("a volume outlives its pod", volume)
 	in("a node is lost and comes back", lose)
 	require.NoError(t, c.Close())
-	require.Empty(t, traces(t, dir))
+	leftNothing(t, dir)
 }
 
 func runsOnBoth(w world) {
@@ -228,7 +228,7 @@ func TestUpAndDown(t *testing.T) {
 	require.NoError(t, err, string(out))
 	require.Contains(t, string(out), "--- PASS: "+t.Name())
 	ctl("down", "-dir="+dir)
-	require.Empty(t, traces(t, dir))
+	leftNothing(t, dir)
 
 	// Even what holds the cluster may be killed. Then only its control groups stay, until down.
 	ctl("up", "-dir="+dir, "-nodes=1")
@@ -239,7 +239,7 @@ func TestUpAndDown(t *testing.T) {
 	require.NoError(t, syscall.Kill(pid, syscall.SIGKILL))
 	require.Eventually(t, func() bool { return len(processes(t, dir)) == 0 }, patience, 50*time.Millisecond)
 	ctl("down", "-dir="+dir)
-	require.Empty(t, traces(t, dir))
+	leftNothing(t, dir)
 }
 
 // givenCluster runs with KUBECONFIG set.
@@ -250,6 +250,14 @@ func givenCluster(t *testing.T, node string) {
 	require.NoError(t, c.Close())
 	again := cluster.Start(t, cluster.Config{})
 	require.Equal(t, []string{node}, again.Nodes(), "Close left it alone")
+}
+
+// leftNothing says that nothing of a cluster runs, and waits until nothing is left of any: the tests beside this one may be
+// about to remove the control groups of theirs.
+func leftNothing(t *testing.T, dir string) {
+	t.Helper()
+	require.Empty(t, processes(t, dir))
+	require.EventuallyWithT(t, func(c *assert.CollectT) { require.Empty(c, traces(t, dir)) }, patience, 50*time.Millisecond)
 }
 
 // traces lists what there is of a cluster: processes, mounts, network links and control groups.

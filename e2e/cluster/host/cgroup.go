@@ -150,7 +150,7 @@ func (g groups) leave() error {
 // moment to know.
 func (g groups) remove(ctx context.Context) {
 	for _, group := range g {
-		for range 250 {
+		for range 3000 {
 			if removeGroup(group.made) == nil {
 				break
 			}

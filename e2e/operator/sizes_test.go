@@ -99,6 +99,7 @@ spec:
 func TestOutputsOfAllSizes(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
+	w.env = []string{"GOMEMLIMIT=1GiB"} // as the chart says it
 	o := w.start()
 	w.apply(sizesTeam)
 	w.pod("sizer", "sizer-0", w.sized()...)

@@ -33,8 +33,8 @@ image: ## Build the image as an OCI archive, for PLATFORMS; needs no container d
 
 .PHONY: test
 test: cluster-build ## Run all tests; those of clusters are skipped where nodes cannot run.
-	go test -timeout 30m ./...
-	@set -e; for m in $(MODULES); do echo "go test ./... in $$m"; (cd $$m && go test -timeout 30m ./...); done
+	go test -timeout 60m ./...
+	@set -e; for m in $(MODULES); do echo "go test ./... in $$m"; (cd $$m && go test -timeout 60m ./...); done
 
 .PHONY: race
 race: ## Run all tests of ark's own module under the race detector.

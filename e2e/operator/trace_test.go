@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -112,6 +113,9 @@ func TestOneTraceOverKilledOperators(t *testing.T) {
 		now := w.ended(run)
 		require.Equal(t, v1alpha1.RunSucceeded, now.Status.Phase, now.Status.Message)
 		require.Equal(t, trace, now.Status.TraceID)
+		require.Eventually(t, func() bool { // the end is stored a moment before the operator tells of it
+			return strings.Contains(o.logs.String(), "run="+w.namespace+"/"+run+" phase=Succeeded")
+		}, patience, 20*time.Millisecond)
 	}
 	o.stop()
 	require.NoError(t, ant.Process.Signal(syscall.SIGTERM))

@@ -119,8 +119,8 @@ func every() map[string]map[string]any {
 				"agentCredentialsSecret": map[string]any{"name": "nats-agents"}, "ca": map[string]any{"secret": "nats-ca"}},
 			"watchNamespaces": []any{"team-a", "team-b"}, "agentExtraEnv": []any{map[string]any{"name": "A", "value": "$(B) = c"}},
 			"extraCA": map[string]any{"secret": "roots"}, "proxy": map[string]any{"http": "http://proxy:3128", "https": "http://proxy:3128"},
-			"otlp": map[string]any{"endpoint": "http://collector:4317"}, "webhook": map[string]any{"enabled": true, "externalURL": "https://ark.example"},
-			"aggregatedAPI": map[string]any{"enabled": true}, "dashboardURL": "https://dash.example", "namespace": map[string]any{"create": true},
+			"otlp":          map[string]any{"endpoint": "http://collector:4317"},
+			"aggregatedAPI": map[string]any{"enabled": true}, "namespace": map[string]any{"create": true},
 			"imagePullSecrets": []any{map[string]any{"name": "registry"}}, "priorityClassName": "high",
 		}
 	}

@@ -83,9 +83,6 @@ func effects() map[string]effect {
 		"extraCA.configMap":     {value: "roots", want: `configMap: {name: "roots", items: [{key: "ca.crt", path: ca.crt}]}`},
 		"extraCA.secret":        {value: "roots", want: "{name: SSL_CERT_DIR, value: /etc/ark/ca}"},
 		"extraCA.key":           {value: "root.pem", with: set(nil, "extraCA.secret", "roots"), want: `key: "root.pem"`},
-		"webhook.enabled":       {value: true, want: "name: ark-webhook"},
-		"webhook.externalURL":   {value: "https://ark.example", want: `{name: ARK_WEBHOOK_URL, value: "https://ark.example"}`},
-		"dashboardURL":          {value: "https://d.example", want: `{name: ARK_DASHBOARD_URL, value: "https://d.example"}`},
 		"aggregatedAPI.enabled": {value: false, gone: "kind: APIService"},
 
 		"resources.requests":            {value: one("cpu", "2"), want: `cpu: "2"`},
@@ -171,8 +168,8 @@ func TestWrongValuesAreRefused(t *testing.T) {
 		"watchNamespaces": []any{"A_b"}, "agentExtraEnv": []any{map[string]any{"name": "A B", "value": "x"}}, "agentEnvFrom": "x",
 		"nats.url": "nats://ark:secret@nats:4222", "nats.ca": map[string]any{"configMap": "a", "secret": "b"}, "nats.streamReplicas": 0, "replicas": 2, "persistence.size": "much", "persistence.storeSize": "-1Gi",
 		"persistence.accessMode": "ReadWriteMany", "log.level": "loud", "log.format": "xml", "otlp.endpoint": "collector:4317",
-		"otlp.protocol": "udp", "proxy.http": "proxy", "extraCA": map[string]any{"configMap": "a", "secret": "b"}, "webhook.externalURL": "ark",
-		"dashboardURL": "x", "aggregatedAPI.enabled": "yes", "resources.cpu": "1", "affinity.pod": map[string]any{},
+		"otlp.protocol": "udp", "proxy.http": "proxy", "extraCA": map[string]any{"configMap": "a", "secret": "b"},
+		"aggregatedAPI.enabled": "yes", "resources.cpu": "1", "affinity.pod": map[string]any{},
 		"terminationGracePeriodSeconds": 0, "podLabels": map[string]any{"a": 1}, "crds.install": "no",
 	} {
 		_, err := render.Release{Chart: chartDir, Namespace: namespace, Values: set(nil, path, value)}.Files()

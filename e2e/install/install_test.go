@@ -218,12 +218,24 @@ func waitingEnds(t *testing.T, w *world) {
 }
 
 func uninstallLeaves(t *testing.T, w *world) {
+	secrets := w.core.CoreV1().Secrets("ark-system")
+	for _, name := range []string{"ark-api-tls", "ark-queue-keys"} { // as the operator makes them; the cluster has no node for it
+		_, err := secrets.Create(t.Context(), &corev1.Secret{ObjectMeta: metav1.ObjectMeta{
+			Name: name, Labels: map[string]string{v1alpha1.LabelManagedBy: v1alpha1.ManagedBy},
+		}}, metav1.CreateOptions{})
+		require.NoError(t, err)
+	}
 	stdout, stderr, code := w.ark(t, "uninstall", "--timeout", patience.String())
 	require.Zero(t, code, stderr)
 	require.Contains(t, stdout, "statefulset.apps/ark removed")
+	require.Contains(t, stdout, "secret/ark-api-tls removed")
 	require.Contains(t, stderr, "stay.")
+	left, err := secrets.List(t.Context(), metav1.ListOptions{})
+	require.NoError(t, err)
+	require.Len(t, left.Items, 1)
+	require.Equal(t, "ark-queue-keys", left.Items[0].Name, "a later install goes on with the queue's volume")
 	require.Equal(t, 9, w.definitions(t))
-	_, err := w.dynamic.Resource(v1alpha1.Resource("arkagents")).Namespace("team-a").Get(t.Context(), "writer", metav1.GetOptions{})
+	_, err = w.dynamic.Resource(v1alpha1.Resource("arkagents")).Namespace("team-a").Get(t.Context(), "writer", metav1.GetOptions{})
 	require.NoError(t, err)
 	_, err = w.core.CoreV1().Namespaces().Get(t.Context(), "ark-system", metav1.GetOptions{})
 	require.NoError(t, err)

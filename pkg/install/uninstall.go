@@ -13,10 +13,12 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"arkonis.dev/ark/deploy"
+	"arkonis.dev/ark/pkg/apis/data"
 	"arkonis.dev/ark/pkg/apis/v1alpha1"
 )
 
-// Uninstall removes the operator, its rights and its Services, and waits until its pod is gone. The definitions of ark's
+// Uninstall removes the operator, its rights, its Services and the certificates that it made for the API which it served, and
+// waits until its pod is gone. The definitions of ark's
 // kinds, all objects of these kinds, and the namespace with the queue's volume and the operator's keys stay: a later install
 // goes on with them. Without an operator nothing is left that could keep any of them from being deleted.
 func (c *Cluster) Uninstall(ctx context.Context, namespace string) error {
@@ -32,7 +34,20 @@ func (c *Cluster) Uninstall(ctx context.Context, namespace string) error {
 			return err
 		}
 	}
-	return nil
+	return c.removeCertificates(ctx, namespace)
+}
+
+// removeCertificates removes what the operator made for the aggregated API, which nobody serves any more.
+func (c *Cluster) removeCertificates(ctx context.Context, namespace string) error {
+	secrets := schema.GroupVersionResource{Version: "v1", Resource: "secrets"}
+	keys, err := c.get(ctx, secrets, namespace, data.KeysSecret)
+	if err != nil {
+		return fmt.Errorf("secret %s: %w", data.KeysSecret, err)
+	}
+	if keys == nil || keys.GetLabels()[v1alpha1.LabelManagedBy] != v1alpha1.ManagedBy {
+		return nil
+	}
+	return c.remove(ctx, secrets, keys, metav1.DeletePropagationBackground)
 }
 
 func (c *Cluster) removeKind(ctx context.Context, k kind) error {

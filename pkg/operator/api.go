@@ -27,8 +27,6 @@ import (
 const (
 	// apiService is the Service through which the API server reaches the operator.
 	apiService = "ark-api"
-	// apiKeysName is the Secret with the certificates of the aggregated API.
-	apiKeysName = "ark-api-tls"
 	// apiObject is the APIService that tells the API server of it.
 	apiObject     = data.Version + "." + data.Group
 	apiObjectPath = "/apis/apiregistration.k8s.io/v1/apiservices/" + apiObject
@@ -135,7 +133,7 @@ func (a *api) renewOnce(ctx context.Context) (again time.Time, err error) {
 		}
 	}
 	if err != nil {
-		return again, fmt.Errorf("certificates (Secret %s): %w", apiKeysName, err)
+		return again, fmt.Errorf("certificates (Secret %s): %w", data.KeysSecret, err)
 	}
 	if err := a.publish(ctx, chain.Bundle()); err != nil {
 		return again, fmt.Errorf("APIService %s: %w", apiObject, err)
@@ -152,7 +150,7 @@ func (a *api) renewOnce(ctx context.Context) (again time.Time, err error) {
 func (a *api) storedChain(ctx context.Context, now time.Time) (*certificate.Chain, time.Time, error) {
 	const key = "certificates"
 	secrets := a.o.cfg.Clients.Core.CoreV1().Secrets(a.o.cfg.Namespace)
-	secret, err := secrets.Get(ctx, apiKeysName, metav1.GetOptions{})
+	secret, err := secrets.Get(ctx, data.KeysSecret, metav1.GetOptions{})
 	exists := err == nil
 	if !exists && !apierrors.IsNotFound(err) {
 		return nil, now, err
@@ -176,7 +174,7 @@ func (a *api) storedChain(ctx context.Context, now time.Time) (*certificate.Chai
 		return chain, again, err
 	}
 	fresh := &corev1.Secret{
-		ObjectMeta: metav1.ObjectMeta{Name: apiKeysName, Labels: map[string]string{v1alpha1.LabelManagedBy: v1alpha1.ManagedBy}},
+		ObjectMeta: metav1.ObjectMeta{Name: data.KeysSecret, Labels: map[string]string{v1alpha1.LabelManagedBy: v1alpha1.ManagedBy}},
 		Type:       corev1.SecretTypeOpaque, Data: map[string][]byte{key: body},
 	}
 	if exists {

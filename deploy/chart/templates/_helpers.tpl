@@ -102,15 +102,6 @@ containers:
   - {name: ARK_NATS_ADVERTISE, value: {{ printf "tls://ark-nats.%s.svc:4222" .Release.Namespace | quote }}}
   {{- end }}
   - {name: ARK_METRICS_LISTEN, value: ":8080"}
-  {{- if $v.webhook.enabled }}
-  - {name: ARK_WEBHOOK_LISTEN, value: ":8092"}
-  {{- end }}
-  {{- with $v.webhook.externalURL }}
-  - {name: ARK_WEBHOOK_URL, value: {{ . | quote }}}
-  {{- end }}
-  {{- with $v.dashboardURL }}
-  - {name: ARK_DASHBOARD_URL, value: {{ . | quote }}}
-  {{- end }}
   {{- if $v.aggregatedAPI.enabled }}
   - {name: ARK_API_LISTEN, value: ":8443"}
   {{- end }}
@@ -132,9 +123,6 @@ containers:
   - {name: nats, containerPort: 4222}
   {{- end }}
   - {name: metrics, containerPort: 8080}
-  {{- if $v.webhook.enabled }}
-  - {name: webhook, containerPort: 8092}
-  {{- end }}
   {{- if $v.aggregatedAPI.enabled }}
   - {name: api, containerPort: 8443}
   {{- end }}

@@ -25,6 +25,9 @@ const (
 	Path     = "/apis/" + Group + "/" + Version
 	Resource = "arkruns"
 
+	// KeysSecret is the Secret, in the operator's namespace, with the certificates that the operator makes for it.
+	KeysSecret = "ark-api-tls"
+
 	Output = "output"
 	Steps  = "steps"
 	Log    = "log"

@@ -163,6 +163,9 @@ func (c *Config) ask(ctx context.Context, s *work.Session) (failed string, err e
 			if _, refused := errors.AsType[*work.BudgetError](err); refused {
 				c.Telemetry.BudgetRefused(ctx, c.Agent)
 			}
+			if ctx.Err() != nil {
+				err = errors.Join(err, c.settle(ctx, s)) // gives back what was reserved all the same
+			}
 			return "", err
 		}
 		var resp *llm.Response

@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"arkonis.dev/ark/pkg/ledger"
 	"arkonis.dev/ark/pkg/llm/modelserver"
 	"arkonis.dev/ark/pkg/queue"
 	"arkonis.dev/ark/pkg/runtime"
@@ -167,13 +168,16 @@ func TestRealWorkStandsInForTheProbe(t *testing.T) {
 	require.Greater(t, got.tasks, 10)
 }
 
-func spent(w *world, scope string) int64 {
+func spent(w *world, scope string) int64 { return state(w, scope).Spent(time.Now()) }
+
+// state is what is stored of a budget.
+func state(w *world, scope string) *ledger.State {
 	last, ok, err := w.queue.Last(w.t.Context(), queue.BudgetSubject(namespace, scope))
 	require.NoError(w.t, err)
 	if !ok {
-		return 0
+		return new(ledger.State)
 	}
 	b, err := work.DecodeBudget(last.Body)
 	require.NoError(w.t, err)
-	return b.State.Spent(time.Now())
+	return b.State
 }

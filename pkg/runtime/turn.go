@@ -106,7 +106,8 @@ func (a *attempt) callModel(ctx context.Context) error {
 	}
 }
 
-// reserve journals the intent of the next call together with what is carried.
+// reserve journals the intent of the next call together with what is carried. One that was stored although its time was over
+// is given back: the call is not made, and nobody is to wait for its end or to pay for it.
 func (a *attempt) reserve(ctx context.Context, intent *work.Intent) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -116,10 +117,24 @@ func (a *attempt) reserve(ctx context.Context, intent *work.Intent) error {
 		a.config.Telemetry.BudgetRefused(ctx, a.task.Agent)
 	}
 	if err != nil {
+		if ctx.Err() != nil {
+			a.giveBack(ctx)
+		}
 		return err
 	}
 	a.carry = nil
 	return a.conv.apply(entry)
+}
+
+// giveBack journals what is carried without the intent that was to follow it.
+func (a *attempt) giveBack(ctx context.Context) {
+	ctx, cancel := lingering(ctx)
+	defer cancel()
+	if err := a.append(ctx, a.carry...); err != nil {
+		a.log.WarnContext(ctx, "a reservation was perhaps not given back", "error", err)
+		return
+	}
+	a.carry = nil
 }
 
 // failedEntries are the entries of a failed call: charged with what the server said it used, in full when nobody knows

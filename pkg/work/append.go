@@ -38,7 +38,7 @@ type pending struct {
 //
 // After ErrUnavailable and after the context's error the entries may be stored. Whatever was returned, append them again,
 // or others: what is stored already is not stored twice, and a reservation that was made meanwhile for an Intent that is
-// not appended again is given back.
+// not appended again is given back. An Append without entries does only that.
 func (s *Session) Append(ctx context.Context, entries ...Entry) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

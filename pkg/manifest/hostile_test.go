@@ -62,7 +62,7 @@ func TestHostileManifests(t *testing.T) {
 		var e *manifest.Error
 		require.True(t, err == nil || errors.As(err, &e), name)
 		require.Less(t, len(fmt.Sprint(err)), 256<<10, name)
-		require.Less(t, took, 10*time.Second, name)
+		require.Less(t, took, time.Minute, name)
 		require.Less(t, used, uint64(256<<20), name)
 	}
 }

@@ -231,7 +231,7 @@ func TestAliasBombs(t *testing.T) {
 	}
 	start := time.Now()
 	require.Equal(t, []string{"(stdin):1: the document holds more than 100000 values, aliases resolved"}, findings(t, b.String()))
-	require.Less(t, time.Since(start), time.Second)
+	require.Less(t, time.Since(start), 10*time.Second)
 	require.Equal(t, []string{"(stdin):1: the alias *a holds itself"}, findings(t, "a: &a [*a]\n"))
 	require.Equal(t, []string{"(stdin):2: the alias *a holds itself"}, findings(t, "a: &a\n  b: *a\n"))
 	require.Equal(t, []string{"(stdin):2: the alias *a holds itself"}, findings(t, "a: &a\n  <<: *a\n"))

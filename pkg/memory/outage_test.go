@@ -43,7 +43,7 @@ func requireOutage(t *testing.T, m *Memory, log *journal, s *Session, cause stri
 		require.True(t, strings.HasSuffix(r.Text, ". Go on without it."), r.Text)
 	}
 	s.Close(t.Context(), "Go on.", "Done.")(t.Context())
-	require.Less(t, time.Since(before), 30*time.Second)
+	require.Less(t, time.Since(before), time.Minute)
 
 	status := m.Status()
 	require.False(t, status.Healthy)
@@ -55,7 +55,7 @@ func requireOutage(t *testing.T, m *Memory, log *journal, s *Session, cause stri
 func requireRecovery(t *testing.T, m *Memory, log *journal, s *Session) {
 	t.Helper()
 	require.Eventually(t, func() bool { return !call(t, s, "2.0", RememberName, `{"text":"back"}`).IsError },
-		20*time.Second, 50*time.Millisecond, "clients reconnect when they see fit")
+		2*time.Minute, 50*time.Millisecond, "clients reconnect when they see fit")
 	require.True(t, m.Status().Healthy)
 	require.Empty(t, m.Status().Message)
 	require.Equal(t, 1, strings.Count(log.String(), "memory works again"), log.String())

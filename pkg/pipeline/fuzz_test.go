@@ -51,7 +51,7 @@ func FuzzTeam(f *testing.F) {
 		if len(failures(append(findings, more...))) == 0 {
 			runToEnd(t, plan)
 		}
-		require.Less(t, time.Since(start), 10*time.Second)
+		require.Less(t, time.Since(start), time.Minute)
 	})
 }
 

@@ -259,7 +259,7 @@ func TestHostileSchemas(t *testing.T) {
 				Path: "(root)", Message: "cannot be checked: the references of the schema multiply beyond all bounds",
 			}}, vs)
 			_, _ = s.Minimal()
-			require.Less(t, time.Since(start), 5*time.Second)
+			require.Less(t, time.Since(start), 20*time.Second)
 		})
 	}
 }

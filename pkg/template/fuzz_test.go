@@ -98,7 +98,7 @@ func TestHostileTemplates(t *testing.T) {
 		t.Logf("%-20s %8s %7d KiB  %.120v", name, took.Round(time.Millisecond), used>>10, err)
 		var e *template.Error
 		require.True(t, err == nil || errors.As(err, &e), name)
-		require.Less(t, took, 2*time.Second, name) // 50 ms on an idle machine
+		require.Less(t, took, 10*time.Second, name) // 50 ms on an idle machine
 		require.Less(t, used, uint64(16<<20), name)
 	}
 }
@@ -138,7 +138,7 @@ func FuzzTemplate(f *testing.F) {
 		values := data(t, sample)
 		out, err1 := tmpl.Execute(values)
 		require.LessOrEqual(t, len(out), template.MaxOutput)
-		if took := time.Since(start); took > time.Second {
+		if took := time.Since(start); took > 10*time.Second {
 			t.Fatalf("took %s", took)
 		}
 		if used := allocated() - before; used > 64<<20 {

@@ -289,9 +289,9 @@ func TestSilence(t *testing.T) {
 func TestSlowAnswerIsWhole(t *testing.T) {
 	t.Parallel()
 	s, _ := serve(t, modelserver.Config{Rules: []modelserver.Rule{{Reply: modelserver.Reply{
-		Text: strings.Repeat("x", 100), ChunkSize: 10, ChunkDelay: 110 * time.Millisecond,
+		Text: strings.Repeat("x", 100), ChunkSize: 10, ChunkDelay: 330 * time.Millisecond,
 	}}}})
-	p := provider(t, anthropic.Config{BaseURL: s.URL(), IdleTimeout: time.Second})
+	p := provider(t, anthropic.Config{BaseURL: s.URL(), IdleTimeout: 3 * time.Second})
 	req := ask("hello")
 	req.MaxTokens = 1 << 20 // for which an SDK demands a stream
 	res, err := p.Chat(t.Context(), req, nil)
@@ -306,7 +306,7 @@ func TestOpenEndAfterTheAnswer(t *testing.T) {
 	s, _ := serve(t, modelserver.Config{Rules: []modelserver.Rule{{Reply: modelserver.Reply{
 		Body: body + strings.Repeat(" ", 100), Fault: modelserver.FaultHang, After: len(body),
 	}}}})
-	p := provider(t, anthropic.Config{BaseURL: s.URL(), Grace: 50 * time.Millisecond})
+	p := provider(t, anthropic.Config{BaseURL: s.URL(), Grace: time.Second})
 	res, err := p.Chat(t.Context(), ask("hello"), nil)
 	require.NoError(t, err)
 	require.Equal(t, &llm.Response{
@@ -319,7 +319,7 @@ func TestContextEnds(t *testing.T) {
 	t.Parallel()
 	s, p := serve(t, modelserver.Config{Rules: []modelserver.Rule{{Reply: modelserver.Reply{Fault: modelserver.FaultHang}}}})
 	t.Run("deadline", func(t *testing.T) {
-		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 		defer cancel()
 		res, err := p.Chat(ctx, ask("hello"), nil)
 		requireFailure(t, llm.Error{

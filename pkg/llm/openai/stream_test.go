@@ -220,7 +220,7 @@ func FuzzAnswer(f *testing.F) {
 		status = 200 + status%400
 		start := time.Now()
 		h := hear(t, canned{int(status), "application/json", body}.provider(t), req)
-		if d := time.Since(start); d > time.Second {
+		if d := time.Since(start); d > 10*time.Second {
 			t.Fatalf("%d bytes took %s", len(body), d)
 		}
 		require.NotEqual(t, h.Response == nil, h.Error == nil)

@@ -54,9 +54,9 @@ type report struct {
 func TestKillAndResume(t *testing.T) {
 	t.Parallel()
 	k := newKillTest(t)
-	length := k.calibrate()
+	k.calibrate()
 	seed := uint64(time.Now().UnixNano())
-	t.Logf("seed %d, an undisturbed run takes %s", seed, length)
+	t.Logf("seed %d, an undisturbed run takes %s", seed, k.length)
 
 	var wg sync.WaitGroup
 	rounds := make(chan int)
@@ -64,7 +64,7 @@ func TestKillAndResume(t *testing.T) {
 		wg.Go(func() {
 			rng := rand.New(rand.NewPCG(seed, uint64(worker)))
 			for round := range rounds {
-				k.round(round, rng, length)
+				k.round(round, rng)
 			}
 		})
 	}
@@ -84,6 +84,7 @@ type killTest struct {
 	team     string
 	server   *modelserver.Server
 	mu       sync.Mutex
+	length   time.Duration // of the shortest run so far that nobody killed, from its record to its end
 	kills    int
 	unknown  int
 	repeated int
@@ -109,32 +110,46 @@ func (k *killTest) resume(store string) *process {
 
 func (k *killTest) env() []string { return []string{"OPENAI_BASE_URL=" + k.server.URL()} }
 
-// calibrate measures an undisturbed run, from its record to its end.
-func (k *killTest) calibrate() time.Duration {
-	var best time.Duration
+// calibrate measures undisturbed runs.
+func (k *killTest) calibrate() {
 	for i := range 3 {
 		p := k.run(k.t.TempDir(), fmt.Sprintf("calibration-%d", i))
 		require.NoError(k.t, p.Start())
 		<-p.spoke
 		start := time.Now()
 		require.NoError(k.t, p.Wait(), p.err.String())
-		if d := time.Since(start); best == 0 || d < best {
-			best = d
-		}
+		k.measured(time.Since(start))
 	}
-	return best
+}
+
+// measured takes in how long an undisturbed run took: the machine may have less to do by now.
+func (k *killTest) measured(d time.Duration) {
+	k.count(func() {
+		if k.length == 0 || d < k.length {
+			k.length = d
+		}
+	})
+}
+
+// moment is one of a run, at random.
+func (k *killTest) moment(rng *rand.Rand) (d time.Duration) {
+	k.count(func() { d = time.Duration(rng.Int64N(int64(k.length))) })
+	return d
 }
 
 // round starts a run, kills it at a random moment, and resumes it, possibly killed again, until it ends.
-func (k *killTest) round(n int, rng *rand.Rand, length time.Duration) {
+func (k *killTest) round(n int, rng *rand.Rand) {
 	name := fmt.Sprintf("round-%03d.", n)
 	store := filepath.Join(k.t.TempDir(), "store")
 	p := k.run(store, name)
-	killed := k.killAfter(p, time.Duration(rng.Int64N(int64(length))))
+	killed, took := k.killAfter(p, k.moment(rng))
+	if !killed && took > 0 {
+		k.measured(took)
+	}
 	for again := 0; killed; again++ {
 		p = k.resume(store)
 		if again < 2 && rng.IntN(3) == 0 {
-			killed = k.killAfter(p, time.Duration(rng.Int64N(int64(length))))
+			killed, _ = k.killAfter(p, k.moment(rng))
 		} else {
 			_ = p.Run()
 			killed = false
@@ -149,16 +164,21 @@ func (k *killTest) count(f func()) {
 	f()
 }
 
-// killAfter starts the process and kills it a while after its run was recorded. It reports whether the process died of that.
-func (k *killTest) killAfter(p *process, after time.Duration) bool {
+// killAfter starts the process and kills it a while after its run was recorded. It reports whether the process died of that,
+// and how long it took from then on if it ended well.
+func (k *killTest) killAfter(p *process, after time.Duration) (killed bool, took time.Duration) {
 	if err := p.Start(); err != nil {
 		k.t.Error(err)
-		return false
+		return false, 0
 	}
 	ended := make(chan struct{})
+	watched := make(chan struct{})
+	var began time.Time // after watched; zero for a process that said nothing
 	go func() {
+		defer close(watched)
 		select {
 		case <-p.spoke:
+			began = time.Now()
 		case <-ended:
 			return
 		}
@@ -170,14 +190,18 @@ func (k *killTest) killAfter(p *process, after time.Duration) bool {
 		case <-ended:
 		}
 	}()
-	_ = p.Wait()
+	err := p.Wait()
 	close(ended)
+	<-watched
+	if err == nil && !began.IsZero() {
+		took = time.Since(began)
+	}
 	status, ok := p.ProcessState.Sys().(syscall.WaitStatus)
-	killed := ok && status.Signaled()
+	killed = ok && status.Signaled()
 	if killed {
 		k.count(func() { k.kills++ })
 	}
-	return killed
+	return killed, took
 }
 
 // check holds the end of a run against the server's log.

@@ -30,6 +30,9 @@ import (
 
 const fleetRun = "run-1"
 
+// patience is how long a test waits for what merely has to happen, on a machine that is busy with other things too.
+const patience = 3 * time.Minute
+
 // fleet is a NATS server on a port, the work service, a model server, and agents as processes of their own.
 type fleet struct {
 	t       *testing.T
@@ -61,7 +64,7 @@ func newFleet(t *testing.T, models modelserver.Config, service work.Config) *fle
 	f.nc, err = queue.Connect(queue.Address{URL: f.url()}, "test", silent())
 	require.NoError(t, err)
 	t.Cleanup(f.nc.Close)
-	f.queue, err = queue.Open(t.Context(), f.nc, queue.Config{Storage: jetstream.FileStorage, Logger: silent()})
+	f.queue, err = queue.Open(t.Context(), f.nc, queue.Config{Storage: jetstream.FileStorage, Logger: silent(), Timeout: time.Minute})
 	require.NoError(t, err)
 	service.Logger = silent()
 	s, err := work.NewService(f.queue, f.nc, service)
@@ -112,10 +115,10 @@ func (f *fleet) startNATS() {
 	})
 	require.NoError(f.t, err)
 	go s.Start()
-	require.True(f.t, s.ReadyForConnections(20*time.Second))
+	require.True(f.t, s.ReadyForConnections(patience))
 	f.server = s
 	if f.nc != nil {
-		require.Eventually(f.t, f.nc.IsConnected, 20*time.Second, 5*time.Millisecond)
+		require.Eventually(f.t, f.nc.IsConnected, patience, 5*time.Millisecond)
 	}
 }
 
@@ -152,7 +155,7 @@ func (f *fleet) record(r queue.Record) {
 // result waits for the result of a task.
 func (f *fleet) result(id string) *task.Result {
 	f.t.Helper()
-	timeout := time.After(90 * time.Second)
+	timeout := time.After(patience)
 	for {
 		f.mu.Lock()
 		found, arrived := f.results[id], f.arrived
@@ -168,6 +171,13 @@ func (f *fleet) result(id string) *task.Result {
 	}
 }
 
+// ended is how many tasks have a result.
+func (f *fleet) ended() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.results)
+}
+
 // task submits a task of its own for writer.
 func (f *fleet) task(prompt string) *task.Task {
 	f.t.Helper()
@@ -175,7 +185,7 @@ func (f *fleet) task(prompt string) *task.Task {
 	tk := &task.Task{
 		Version: task.Version, ID: task.ID(task.KindStep, fleetRun, step, 0, 0, 0), Kind: task.KindStep, Namespace: "default", Agent: "writer",
 		Run: task.Run{UID: fleetRun, Name: "run"}, Step: step, Role: "writer", Prompt: task.Text{Inline: prompt},
-		Created: now, Deadline: now.Add(5 * time.Minute), TimeoutSeconds: 120,
+		Created: now, Deadline: now.Add(3 * patience), TimeoutSeconds: int64(2 * patience / time.Second),
 	}
 	require.NoError(f.t, f.queue.Submit(f.t.Context(), tk))
 	return tk
@@ -264,5 +274,5 @@ func (p *pod) state() work.Report {
 func (p *pod) becomes(ready bool) {
 	p.t.Helper()
 	want := map[bool]int{true: http.StatusOK, false: http.StatusServiceUnavailable}[ready]
-	require.Eventually(p.t, func() bool { status, _ := p.get("/readyz"); return status == want }, 30*time.Second, 2*time.Millisecond)
+	require.Eventually(p.t, func() bool { status, _ := p.get("/readyz"); return status == want }, patience, 2*time.Millisecond)
 }

@@ -27,7 +27,7 @@ import (
 var update = flag.Bool("update", false, "write what the command prints into the scripts")
 
 // hangs is how long one command may take in a script. Nothing in the scripts takes nearly as long.
-const hangs = 60 * time.Second
+const hangs = 3 * time.Minute
 
 // The scripts run the real command and hold what it prints and how it exits. They know, besides testscript's own:
 //

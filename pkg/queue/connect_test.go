@@ -2,6 +2,7 @@ package queue_test
 
 import (
 	"context"
+	"math/rand/v2"
 	"net"
 	"strconv"
 	"testing"
@@ -17,10 +18,14 @@ import (
 // A connection is there before its server: it is made when the server is, and the streams when somebody makes them.
 func TestConnectWaitsForTheServer(t *testing.T) {
 	t.Parallel()
-	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	port := l.Addr().(*net.TCPAddr).Port
-	require.NoError(t, l.Close())
+	port := 0
+	for port == 0 { // none that the system gives to others: it must still be free when the server comes
+		try := 15000 + rand.N(5000)
+		if l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:"+strconv.Itoa(try)); err == nil {
+			require.NoError(t, l.Close())
+			port = try
+		}
+	}
 	nc, err := queue.Connect(queue.Address{URL: "nats://127.0.0.1:" + strconv.Itoa(port)}, "agent", quiet())
 	require.NoError(t, err)
 	t.Cleanup(nc.Close)

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -177,11 +176,8 @@ func TestWebhookEndsWithItsTask(t *testing.T) {
 
 func TestWebhookErrorsHideTheURL(t *testing.T) {
 	t.Parallel()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	addr := l.Addr().String()
-	require.NoError(t, l.Close())
-	got, err := webhook(t, tools.WebhookConfig{Name: "hook", URL: "http://" + addr + "/x?key=secret"}, tools.Guard{}).Call(t.Context(), call("{}"))
+	// Port 1 is one that the system gives to nobody.
+	got, err := webhook(t, tools.WebhookConfig{Name: "hook", URL: "http://127.0.0.1:1/x?key=secret"}, tools.Guard{}).Call(t.Context(), call("{}"))
 	require.NoError(t, err)
 	require.True(t, got.IsError)
 	require.Contains(t, got.Text, "connection refused")

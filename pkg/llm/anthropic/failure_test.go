@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"runtime"
@@ -352,10 +351,7 @@ func TestContextEnds(t *testing.T) {
 
 func TestUnreachable(t *testing.T) {
 	t.Parallel()
-	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	closed := "http://" + l.Addr().String()
-	require.NoError(t, l.Close())
+	const closed = "http://127.0.0.1:1" // a port that the system gives to nobody
 	for name, c := range map[string]struct{ url, part string }{
 		"refused":         {closed, "cannot be reached: "},
 		"no such host":    {"http://nowhere.invalid", "cannot be found: "},

@@ -182,3 +182,24 @@ func TestADeletedNamespaceCostsNothing(t *testing.T) {
 	w.emptied()
 	w.quiet(models, deleted)
 }
+
+// Where an agent is deleted in the middle of a run, the run and the one above it fail and say so; what it cost is in their
+// status, and nothing more is paid.
+func TestADeletedAgentEndsItsRuns(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	models := w.talk("above", 2)
+	w.runOf("single", "lent", map[string]any{"prompt": "by itself"})
+	_, err := models.WaitIn(t.Context(), len(models.Calls())+5)
+	require.NoError(t, err)
+	deleted := time.Now()
+	require.NoError(t, w.clients.Agents(w.namespace).Delete(t.Context(), "ant", metav1.DeleteOptions{}))
+	for _, name := range []string{"above-0", "above-1", "single"} {
+		r := w.ended(name)
+		require.Equal(t, v1alpha1.RunFailed, r.Status.Phase)
+		require.Contains(t, r.Status.Message, "the ArkAgent ant does not exist any more")
+		require.Positive(t, r.Status.TotalTokenUsage.TotalTokens)
+		t.Logf("%s after %s: %s", name, r.Status.CompletionTime.Sub(deleted), r.Status.Message)
+	}
+	w.quiet(models, deleted)
+}

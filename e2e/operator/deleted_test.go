@@ -11,6 +11,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"arkonis.dev/ark/e2e/cluster/apiserver"
 	v1alpha1 "arkonis.dev/ark/pkg/apis/v1alpha1"
 	"arkonis.dev/ark/pkg/llm/modelserver"
 )
@@ -202,4 +203,27 @@ func TestADeletedAgentEndsItsRuns(t *testing.T) {
 		t.Logf("%s after %s: %s", name, r.Status.CompletionTime.Sub(deleted), r.Status.Message)
 	}
 	w.quiet(models, deleted)
+}
+
+// Where ark's kinds themselves are deleted, nothing costs anything any more and nothing of the runs stays. With the kinds back,
+// the operator goes on.
+func TestArksKindsAreDeleted(t *testing.T) {
+	t.Parallel()
+	api := apiserver.Start(t)
+	require.NoError(t, installKinds(t.Context(), api))
+	w := newWorldOn(t, api)
+	models := w.talk("own", 2)
+	w.kubectl("delete", "-f", "../../crds", "--timeout=100s")
+	deleted := time.Now()
+	require.NoError(t, installKinds(t.Context(), api))
+	w.apply(talkers)
+	until(w, w.clients.Teams(w.namespace), "lent", "a status", func(t *v1alpha1.ArkTeam) bool { return t.Status.ObservedGeneration > 0 })
+	w.quiet(models, deleted)
+	w.pod("ant", "ant-1", "OPENAI_BASE_URL="+models.URL(), "OPENAI_API_KEY=k")
+	w.runOf("again", "lent", map[string]any{"prompt": "again"})
+	_, err := models.WaitIn(t.Context(), len(models.Calls())+3)
+	require.NoError(t, err)
+	w.kubectl("delete", "arkteam", "lent")
+	w.kubectl("wait", "--for=delete", "arkrun", "--all", "--timeout=60s")
+	w.emptied()
 }

@@ -102,7 +102,7 @@ func (w *world) grant() (kubeconfig string) {
 	}
 	file := filepath.Join(w.t.TempDir(), "rights.yaml")
 	require.NoError(w.t, os.WriteFile(file, docs.Bytes(), 0o600))
-	out, err := kubectl(w.t.Context(), "apply", "-f", file)
+	out, err := kubectlOn(w.t.Context(), w.api, "apply", "-f", file)
 	require.NoError(w.t, err, out)
 	for _, o := range objects {
 		var role rbacv1.ClusterRole // a Role has the same rules
@@ -120,7 +120,7 @@ func (w *world) grant() (kubeconfig string) {
 // kubeconfig is a file with which the world's operator is itself.
 func (w *world) kubeconfig() string {
 	w.t.Helper()
-	config, err := shared.api.RESTFor(account(w.system), "system:serviceaccounts", "system:serviceaccounts:"+w.system)
+	config, err := w.api.RESTFor(account(w.system), "system:serviceaccounts", "system:serviceaccounts:"+w.system)
 	require.NoError(w.t, err)
 	c := clientcmdapi.NewConfig()
 	c.Clusters["ark"] = &clientcmdapi.Cluster{Server: config.Host, CertificateAuthorityData: config.CAData}

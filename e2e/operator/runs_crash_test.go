@@ -181,6 +181,6 @@ func (w *world) held() map[string]string {
 
 func (w *world) kubectl(args ...string) {
 	w.t.Helper()
-	out, err := kubectl(w.t.Context(), append([]string{"-n", w.namespace}, args...)...)
+	out, err := kubectlOn(w.t.Context(), w.api, append([]string{"-n", w.namespace}, args...)...)
 	require.NoError(w.t, err, out)
 }

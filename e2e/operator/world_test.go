@@ -63,11 +63,8 @@ func run(m *testing.M) (code int, err error) {
 		return 1, err
 	}
 	defer func() { err = errors.Join(err, shared.api.Close()) }()
-	if out, err := kubectl(ctx, "apply", "--server-side", "-f", "../../crds"); err != nil {
-		return 1, fmt.Errorf("install ark's kinds: %w: %s", err, out)
-	}
-	if out, err := kubectl(ctx, "wait", "--for=condition=Established", "crd", "--all", "--timeout="+patience.String()); err != nil {
-		return 1, fmt.Errorf("install ark's kinds: %w: %s", err, out)
+	if err := installKinds(ctx, shared.api); err != nil {
+		return 1, err
 	}
 	if code = m.Run(); code == 0 && wholePackage() {
 		err = rights(ctx)
@@ -75,15 +72,32 @@ func run(m *testing.M) (code int, err error) {
 	return code, err
 }
 
+func installKinds(ctx context.Context, api *apiserver.Server) error {
+	for _, args := range [][]string{
+		{"apply", "--server-side", "-f", "../../crds"},
+		{"wait", "--for=condition=Established", "crd", "--all", "--timeout=" + patience.String()},
+	} {
+		if out, err := kubectlOn(ctx, api, args...); err != nil {
+			return fmt.Errorf("install ark's kinds: %w: %s", err, out)
+		}
+	}
+	return nil
+}
+
 func kubectl(ctx context.Context, args ...string) (string, error) {
-	args = append([]string{"--kubeconfig", shared.api.Kubeconfig()}, args...)
-	out, err := exec.CommandContext(ctx, shared.api.Kubectl(), args...).CombinedOutput()
+	return kubectlOn(ctx, shared.api, args...)
+}
+
+func kubectlOn(ctx context.Context, api *apiserver.Server, args ...string) (string, error) {
+	args = append([]string{"--kubeconfig", api.Kubeconfig()}, args...)
+	out, err := exec.CommandContext(ctx, api.Kubectl(), args...).CombinedOutput()
 	return string(out), err
 }
 
 // world is a namespace with an operator of its own that looks after it alone.
 type world struct {
 	t         *testing.T
+	api       *apiserver.Server
 	clients   *kube.Clients
 	namespace string // of the objects
 	system    string // of the operator
@@ -101,9 +115,15 @@ const patience = 5 * time.Minute
 
 func newWorld(t *testing.T, args ...string) *world {
 	t.Helper()
-	clients, err := kube.NewClients(shared.api.REST())
+	return newWorldOn(t, shared.api, args...)
+}
+
+// newWorldOn is one on an API server of its own, with ark's kinds.
+func newWorldOn(t *testing.T, api *apiserver.Server, args ...string) *world {
+	t.Helper()
+	clients, err := kube.NewClients(api.REST())
 	require.NoError(t, err)
-	w := &world{t: t, clients: clients, store: t.TempDir(), args: args}
+	w := &world{t: t, api: api, clients: clients, store: t.TempDir(), args: args}
 	w.namespace, w.system = w.makeNamespace("work-"), w.makeNamespace("system-")
 	w.nats, w.config = freeAddress(t), w.grant()
 	return w
@@ -265,7 +285,7 @@ func (o *operator) stop() *os.ProcessState {
 // apply applies YAML in the world's namespace.
 func (w *world) apply(yaml string) {
 	w.t.Helper()
-	cmd := exec.CommandContext(w.t.Context(), shared.api.Kubectl(), "--kubeconfig", shared.api.Kubeconfig(), "-n", w.namespace, "apply", "-f", "-")
+	cmd := exec.CommandContext(w.t.Context(), w.api.Kubectl(), "--kubeconfig", w.api.Kubeconfig(), "-n", w.namespace, "apply", "-f", "-")
 	cmd.Stdin = strings.NewReader(yaml)
 	out, err := cmd.CombinedOutput()
 	require.NoError(w.t, err, string(out))

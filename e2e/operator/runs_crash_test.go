@@ -14,6 +14,7 @@ import (
 
 	v1alpha1 "arkonis.dev/ark/pkg/apis/v1alpha1"
 	"arkonis.dev/ark/pkg/llm/modelserver"
+	"arkonis.dev/ark/pkg/queue"
 	"arkonis.dev/ark/pkg/queue/identity"
 )
 
@@ -160,7 +161,7 @@ func TestRunsThatAreTakenAway(t *testing.T) {
 }
 
 // held lists the runs, agents and teams that the store of an operator that has ended holds anything of.
-func (w *world) held() map[string]string {
+func (w *world) held() map[string]queue.Held {
 	w.t.Helper()
 	q, shut := w.openStore()
 	defer shut()
@@ -168,12 +169,12 @@ func (w *world) held() map[string]string {
 	require.NoError(w.t, err)
 	require.NoError(w.t, q.EachAgent(w.t.Context(), func(namespace, agent string) {
 		if _, err := w.clients.Agents(namespace).Get(w.t.Context(), agent, metav1.GetOptions{}); err != nil {
-			held["agent "+agent] = err.Error()
+			held["agent "+agent] = queue.Held{}
 		}
 	}))
 	require.NoError(w.t, q.EachTeam(w.t.Context(), func(namespace, team string) {
 		if _, err := w.clients.Teams(namespace).Get(w.t.Context(), team, metav1.GetOptions{}); err != nil {
-			held["team "+team] = err.Error()
+			held["team "+team] = queue.Held{}
 		}
 	}))
 	return held

@@ -275,3 +275,29 @@ func TestPurgeWithdrawsWhatIsStillQueued(t *testing.T) {
 	require.Empty(t, waiting)
 	require.Zero(t, stored(t, q, queue.StreamResults))
 }
+
+// Whoever settles a call late brings the books of a removed run back. They are known for what they are.
+func TestBooksThatCameBackAreThoseOfARemovedRun(t *testing.T) {
+	t.Parallel()
+	q := inMemory(t)
+	settle := func() {
+		_, err := q.Batch(t.Context(), queue.Write{Subject: state, Body: []byte("x"), Rollup: true})
+		require.NoError(t, err)
+	}
+	holds := func(want map[string]queue.Held) {
+		t.Helper()
+		held, err := q.Runs(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, want, held)
+	}
+	done := newTask(1)
+	_, err := q.PublishResult(t.Context(), queue.KeyOf(done), newResult(done, ""))
+	require.NoError(t, err)
+	settle()
+	holds(map[string]queue.Held{"run-1": {Namespace: "default"}})
+	_, err = q.PurgeRun(t.Context(), "run-1")
+	require.NoError(t, err)
+	holds(map[string]queue.Held{})
+	settle()
+	holds(map[string]queue.Held{"run-1": {Removed: true}})
+}

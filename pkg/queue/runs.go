@@ -12,14 +12,28 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Runs lists the uids of all runs that the streams hold anything of, each with its namespace, or "" where nothing says
-// it. What somebody stores meanwhile may be missing.
-func (q *Queue) Runs(ctx context.Context) (map[string]string, error) {
-	found := map[string]string{}
+// Held is what the streams say of a run.
+type Held struct {
+	Namespace string // "" where nothing says it
+	// Removed says that PurgeRun has removed the run, whosever it was: its books are there, but none of the tasks and
+	// results that they are of. A call that is settled late brings them back.
+	Removed bool
+}
+
+// Runs lists the uids of all runs that the streams hold anything of. What somebody stores meanwhile may be missing.
+func (q *Queue) Runs(ctx context.Context) (map[string]Held, error) {
+	found := map[string]Held{}
 	add := func(uid, namespace string) {
-		if found[uid] == "" {
-			found[uid] = namespace
+		if found[uid].Namespace == "" {
+			found[uid] = Held{Namespace: namespace}
 		}
+	}
+	books, err := q.log.runs(ctx) // before the tasks and the results, without which there are none
+	if err != nil {
+		return nil, fmt.Errorf("list runs: %w", err)
+	}
+	for _, uid := range books {
+		found[uid] = Held{Removed: true}
 	}
 	for seq := uint64(1); ; seq++ {
 		m, err := q.tasks.GetMsg(ctx, seq, jetstream.WithGetMsgSubject("ark.task.>"))
@@ -44,20 +58,14 @@ func (q *Queue) Runs(ctx context.Context) (map[string]string, error) {
 			return nil, fmt.Errorf("list runs: %w", err)
 		}
 	}
-	err := eachSubject(ctx, q.payloads, "ark.payload.*.m.*", func(subject string) {
-		if uid, err := Untoken(strings.Split(subject, ".")[2]); err == nil {
+	err = eachSubject(ctx, q.payloads, "ark.payload.*.m.*", func(subject string) {
+		uid, err := Untoken(strings.Split(subject, ".")[2])
+		if _, known := found[uid]; err == nil && !known {
 			add(uid, "")
 		}
 	})
 	if err != nil {
 		return nil, fmt.Errorf("list runs: %w", err)
-	}
-	inLedger, err := q.log.runs(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("list runs: %w", err)
-	}
-	for _, uid := range inLedger {
-		add(uid, "")
 	}
 	return found, nil
 }

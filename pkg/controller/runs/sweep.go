@@ -65,9 +65,9 @@ func (c *Controller) sweepStores(ctx context.Context) (n int, err error) {
 		return 0, err
 	}
 	suspects := map[string]struct{}{}
-	for uid, namespace := range held {
+	for uid, h := range held {
 		switch {
-		case !ofRun.MatchString(uid), namespace == "" && len(c.cfg.Watch) > 0, namespace != "" && !c.watches(namespace):
+		case !ofRun.MatchString(uid), h.Namespace == "" && !h.Removed && len(c.cfg.Watch) > 0, h.Namespace != "" && !c.watches(h.Namespace):
 		case len(c.cfg.Cache.Runs.By(byUID, uid)) == 0:
 			suspects[uid] = struct{}{}
 		}

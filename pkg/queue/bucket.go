@@ -108,12 +108,17 @@ func (b *Bucket) open(ctx context.Context) (jetstream.Stream, error) {
 
 // lost has the bucket made again when it is not there any more.
 func (b *Bucket) lost(err error) {
-	if !errors.Is(err, jetstream.ErrStreamNotFound) && !errors.Is(err, jetstream.ErrNoStreamResponse) && !errors.Is(err, nats.ErrNoResponders) {
+	if !streamMissing(err) {
 		return
 	}
 	b.mu.Lock()
 	b.stream = nil
 	b.mu.Unlock()
+}
+
+// streamMissing says whether an error means that there is no such stream.
+func streamMissing(err error) bool {
+	return errors.Is(err, jetstream.ErrStreamNotFound) || errors.Is(err, jetstream.ErrNoStreamResponse) || errors.Is(err, nats.ErrNoResponders)
 }
 
 // existing is the stream of a bucket, nil when nobody has used that yet.

@@ -115,7 +115,8 @@ type Queue struct {
 
 	results, ledger, payloads, tasks jetstream.Stream
 
-	log *ledger
+	log      *ledger
+	accepted *Bucket // triggers, by their keys
 
 	desk *deskClient // of an agent's view, see Attach; nil for everybody else
 
@@ -134,7 +135,7 @@ func Open(ctx context.Context, nc *nats.Conn, cfg Config) (*Queue, error) {
 		return nil, fmt.Errorf("open queue: %w", err)
 	}
 	q := &Queue{cfg: cfg, nc: nc, js: js, seen: map[string]bool{}}
-	q.log = newLedger(q)
+	q.log, q.accepted = newLedger(q), q.Bucket(BucketTriggers)
 	g, ctx := errgroup.WithContext(ctx)
 	var dead jetstream.Stream
 	for _, s := range []struct {

@@ -32,22 +32,24 @@ const (
 // out. It can be repeated.
 func (q *Queue) AcceptTrigger(ctx context.Context, namespace, eventUID, key string, body []byte) (accepted []byte, err error) {
 	id := Token(eventUID) + "." + Token(key)
-	bucket := q.Bucket(BucketTriggers)
-	err = bucket.Put(ctx, id, body, 0, triggerKept)
+	err = q.accepted.Put(ctx, id, body, 0, triggerKept)
 	if errors.Is(err, ErrStale) {
 		var v Value
-		if v, err = bucket.Get(ctx, id); err == nil && v.Data != nil {
+		if v, err = q.accepted.Get(ctx, id); err == nil && v.Data != nil {
 			body = v.Data
 		}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("accept trigger: %w", err)
 	}
-	if _, err := q.triggers(ctx); err != nil {
-		return nil, fmt.Errorf("accept trigger: %w", err)
-	}
 	subject := "ark.trigger." + Token(namespace) + "." + id
-	if err := q.publish(ctx, message(ctx, subject, body), subject); err != nil && !errors.Is(err, ErrExists) {
+	err = q.publish(ctx, message(ctx, subject, body), subject)
+	if streamMissing(err) { // nobody has followed triggers yet
+		if _, err = q.triggers(ctx); err == nil {
+			err = q.publish(ctx, message(ctx, subject, body), subject)
+		}
+	}
+	if err != nil && !errors.Is(err, ErrExists) {
 		return nil, fmt.Errorf("accept trigger: %w", err)
 	}
 	return body, nil

@@ -134,8 +134,9 @@ const (
 	ReasonAgentNotFound  = "AgentNotFound"
 	ReasonCancelled      = "Cancelled"
 	ReasonRoutingFailed  = "RoutingFailed"
-	ReasonStoreLost      = "StoreLost"    // the queue's store, with the results of the run's steps, is gone
-	ReasonNotRetryable   = "NotRetryable" // the run cannot go on from the one that it retries
+	ReasonStoreLost      = "StoreLost"     // the queue's store, with the results of the run's steps, is gone
+	ReasonStatusRefused  = "StatusRefused" // the API server does not take the run's status
+	ReasonNotRetryable   = "NotRetryable"  // the run cannot go on from the one that it retries
 )
 
 // Longest names, in characters: what ark derives from them fits the 63 characters of a label and of a DNS label.

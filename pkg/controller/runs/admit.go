@@ -51,9 +51,14 @@ func (c *Controller) admit(ctx context.Context, run *v1alpha1.ArkRun, now time.T
 	}
 	spec := s.spec
 	if startOf(run).IsZero() || s.resolved != nil || s.reused != nil {
-		if run, err = c.commitStart(ctx, run, s, now); err != nil || run.Status.Phase.Terminal() {
+		begun, err := c.commitStart(ctx, run, s, now)
+		if refusal, ok := errors.AsType[refusedError](err); ok {
+			return nil, nil, c.fail(ctx, run, v1alpha1.ReasonStatusRefused, "the run cannot start: "+refusal.Error(), now)
+		}
+		if err != nil || begun.Status.Phase.Terminal() {
 			return nil, nil, err
 		}
+		run = begun
 		if s.resolved != nil {
 			// Another process may have been faster: what stands in the status now is what counts.
 			if spec, _, _, err = c.specOf(ctx, run, nil); err != nil {
@@ -201,7 +206,7 @@ func (c *Controller) commitStart(ctx context.Context, run *v1alpha1.ArkRun, s st
 	}
 	start := metav1.NewMicroTime(began)
 	status.StartTime, status.TraceID = &start, traceID(run)
-	status.Conditions = conditions(run, metav1.ConditionFalse, metav1.ConditionFalse, "Running", "", began)
+	status.Conditions = conditions(run, metav1.ConditionFalse, "Running", "", began)
 	return c.writeStatus(ctx, run, status)
 }
 
@@ -278,7 +283,7 @@ func (c *Controller) fail(ctx context.Context, run *v1alpha1.ArkRun, reason, mes
 	status := v1alpha1.ArkRunStatus{
 		ObservedGeneration: run.Generation, Phase: v1alpha1.RunFailed, Resolved: run.Status.Resolved, StartTime: &start, CompletionTime: &end,
 		Duration: pipeline.Duration(now.Sub(began)), Message: clip(message), TraceID: traceID(run),
-		Conditions: conditions(run, metav1.ConditionFalse, metav1.ConditionTrue, reason, clip(message), now),
+		Conditions: conditions(run, metav1.ConditionTrue, reason, clip(message), now),
 	}
 	now2, err := c.writeStatus(ctx, run, status)
 	if err != nil {
@@ -302,11 +307,12 @@ func clip(s string) string {
 	return string([]rune(s[:maxMessage-8])) + " ..."
 }
 
-func conditions(run *v1alpha1.ArkRun, ready, complete metav1.ConditionStatus, reason, message string, at time.Time) []metav1.Condition {
+// conditions are those of a run that has not succeeded.
+func conditions(run *v1alpha1.ArkRun, complete metav1.ConditionStatus, reason, message string, at time.Time) []metav1.Condition {
 	one := func(kind string, status metav1.ConditionStatus) metav1.Condition {
 		return metav1.Condition{
 			Type: kind, Status: status, Reason: reason, Message: message, ObservedGeneration: run.Generation, LastTransitionTime: metav1.NewTime(at),
 		}
 	}
-	return []metav1.Condition{one(v1alpha1.ConditionReady, ready), one(v1alpha1.ConditionComplete, complete)}
+	return []metav1.Condition{one(v1alpha1.ConditionReady, metav1.ConditionFalse), one(v1alpha1.ConditionComplete, complete)}
 }

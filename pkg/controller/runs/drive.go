@@ -2,6 +2,7 @@ package runs
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -143,6 +144,10 @@ func (d *drive) report(ctx context.Context, now time.Time) (next time.Time, err 
 		return time.Time{}, nil
 	}
 	held, err := d.write(ctx, status)
+	if _, ok := errors.AsType[refusedError](err); ok { // it goes on without it
+		d.told, d.written, d.changed = status, now, false
+		return time.Time{}, nil
+	}
 	if err != nil {
 		return time.Time{}, err
 	}

@@ -41,7 +41,7 @@ func (c *Controller) storeLost(ctx context.Context, run *v1alpha1.ArkRun, now ti
 	status.Phase, status.CompletionTime, status.Message, status.TraceID = v1alpha1.RunFailed, &end, message, traceID(run)
 	status.Duration = fmt.Sprintf("%.1fs", max(now.Sub(status.StartTime.Time), 0).Seconds())
 	status.ObservedGeneration = run.Generation
-	status.Conditions = conditions(run, metav1.ConditionFalse, metav1.ConditionTrue, v1alpha1.ReasonStoreLost, message, now)
+	status.Conditions = conditions(run, metav1.ConditionTrue, v1alpha1.ReasonStoreLost, message, now)
 	held, err := c.writeStatus(ctx, run, status)
 	if err != nil {
 		return err

@@ -232,6 +232,11 @@ func (c *Controller) drive(ctx context.Context, key controller.Key, d *drive, ru
 		return controller.Result{}, nil
 	}
 	wake, err := d.live.Advance(ctx, time.Now())
+	if refusal, ok := errors.AsType[refusedError](err); ok { // without it another process might decide otherwise
+		d.cancelling, d.changed = true, true
+		d.live.Cancel("the run cannot go on: "+cut(refusal.Error(), maxRefusal), now)
+		return controller.Result{After: time.Millisecond}, nil
+	}
 	if err != nil {
 		return controller.Result{}, err
 	}

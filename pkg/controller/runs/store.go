@@ -24,8 +24,26 @@ import (
 const writeAttempts = 8
 
 // writeStatus stores a status under the resource version of a run as it is known, and returns the run as it then is: with
-// another status when the run has ended meanwhile. A run that is not there any more is errGone.
+// another status when the run has ended meanwhile, or when the API server refuses this one and it is an end. A run that is
+// not there any more is errGone; a refused status that is no end is a refusedError.
 func (c *Controller) writeStatus(ctx context.Context, run *v1alpha1.ArkRun, status v1alpha1.ArkRunStatus) (*v1alpha1.ArkRun, error) {
+	now, err := c.putStatus(ctx, run, status)
+	if !refused(err) {
+		return now, err
+	}
+	c.log.ErrorContext(ctx, "the API server refuses the status of a run", "run", controller.KeyOf(run).String(), "phase", status.Phase, "error", err)
+	if !status.Phase.Terminal() {
+		return nil, refusedError{err}
+	}
+	for _, less := range reduced(run, &status, err) {
+		if now, err = c.putStatus(ctx, run, less); !refused(err) {
+			return now, err
+		}
+	}
+	return nil, err
+}
+
+func (c *Controller) putStatus(ctx context.Context, run *v1alpha1.ArkRun, status v1alpha1.ArkRunStatus) (*v1alpha1.ArkRun, error) {
 	object := *run
 	for range writeAttempts {
 		object.Status = status

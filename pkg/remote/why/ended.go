@@ -88,6 +88,9 @@ func remedies() map[string]remedy {
 		},
 		"NameConflict": {"an object that ark did not make has a name that the run needs", []string{"kubectl describe arkrun {run}"}},
 		"StoreLost":    {"the queue's store was lost while the run was live, and with it the results of its steps", []string{"ark trigger {team}"}},
+		"StatusRefused": {"the API server refuses the status of the run: its schema of ArkRun, or a policy of the cluster", []string{
+			"kubectl describe arkrun {run}", "kubectl get validatingadmissionpolicies,validatingwebhookconfigurations", "ark get {run}",
+		}},
 		"NotRetryable": {"the run could not go on from the one that it retries", []string{"ark runs {team}", "ark trigger {team}"}},
 	}
 }

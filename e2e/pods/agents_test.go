@@ -97,7 +97,7 @@ metadata: {name: writer}
 spec:
   model: gpt-test
   systemPromptRef: {configMapKeyRef: {name: prompt, key: text}}
-  limits: {maxConcurrentTasks: 4}
+  limits: {maxConcurrentTasks: 4, timeoutSeconds: 3600}
 `
 
 // A changed ConfigMap rolls the pods. What is running ends on the old prompt, and nothing fails.
@@ -107,17 +107,19 @@ func TestAChangedPromptRollsThePods(t *testing.T) {
 	w.startModel()
 	w.apply(prompted)
 	before := w.agent("writer", "a ready pod", ready(1)).Status.SystemPromptHash
-	w.model(http.MethodPut, "/delay", url.Values{"for": {"3s"}})
+	old := strings.TrimSpace(w.kubectl("get", "pods", "-l", "arkonis.dev/agent=writer", "-o", "name"))
+	w.model(http.MethodPut, "/hold", nil)
 	for i := range 4 {
 		w.ask("writer", fmt.Sprintf("old-%d", i), fmt.Sprintf("question %d", i))
 	}
 	require.Eventually(t, func() bool { return len(w.calls()) == 4 }, patience, 100*time.Millisecond, "all run")
 	w.apply(strings.Replace(prompted, "First.", "Second.", 1))
 	w.agent("writer", "another prompt", func(a *v1alpha1.ArkAgent) bool { return a.Status.SystemPromptHash != before })
+	w.model(http.MethodPut, "/release", nil)
 	for i := range 4 {
 		require.Equal(t, fmt.Sprintf("[First.] question %d", i), w.answered(fmt.Sprintf("old-%d", i)))
 	}
-	w.model(http.MethodPut, "/delay", url.Values{"for": {"0s"}})
+	w.kubectl("wait", "--for=delete", old, "--timeout="+patience.String())
 	w.agent("writer", "one ready pod", ready(1))
 	w.ask("writer", "new", "question new")
 	require.Equal(t, "[Second.] question new", w.answered("new"))
@@ -163,7 +165,7 @@ metadata: {name: writer}
 spec:
   model: gpt-test
   systemPrompt: You write.
-  limits: {maxConcurrentTasks: 1}
+  limits: {maxConcurrentTasks: 1, timeoutSeconds: 3600}
   autoscaling: {minReplicas: 0, maxReplicas: 3, targetPendingTasks: 2, scaleDownAfterSeconds: 3}
 `
 
@@ -172,13 +174,14 @@ func TestScaledByItsQueue(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.startModel()
-	w.model(http.MethodPut, "/delay", url.Values{"for": {"2s"}})
+	w.model(http.MethodPut, "/hold", nil)
 	w.apply(scaled)
 	w.agent("writer", "no pod", ready(0))
 	for i := range 12 {
 		w.ask("writer", fmt.Sprintf("run-%d", i), fmt.Sprintf("question %d", i))
 	}
 	w.agent("writer", "three pods", func(a *v1alpha1.ArkAgent) bool { return a.Status.ReadyReplicas == 3 })
+	w.model(http.MethodPut, "/release", nil)
 	for i := range 12 {
 		require.Equal(t, fmt.Sprintf("[You write.] question %d", i), w.answered(fmt.Sprintf("run-%d", i)))
 	}
@@ -194,6 +197,7 @@ spec:
   model: gpt-test
   replicas: 2
   systemPrompt: You write.
+  limits: {timeoutSeconds: 3600}
   affinity:
     podAntiAffinity:
       requiredDuringSchedulingIgnoredDuringExecution:
@@ -215,12 +219,13 @@ func TestALostNode(t *testing.T) {
 	w.kubectl("wait", "--for=condition=Ready", "pod/model", "--timeout="+patience.String())
 	w.apply(spread)
 	w.agent("writer", "two ready pods", ready(2))
-	w.model(http.MethodPut, "/delay", url.Values{"for": {"3s"}})
+	w.model(http.MethodPut, "/hold", nil)
 	for i := range 10 {
 		w.ask("writer", fmt.Sprintf("run-%d", i), fmt.Sprintf("question %d", i))
 	}
 	require.Eventually(t, func() bool { return len(w.calls()) >= 10 }, patience, 100*time.Millisecond, "all run")
 	require.NoError(t, shared.cluster.KillNode(ctx, lost))
+	w.model(http.MethodPut, "/release", nil)
 	for i := range 10 {
 		require.Equal(t, fmt.Sprintf("[You write.] question %d", i), w.answered(fmt.Sprintf("run-%d", i)))
 	}

@@ -2,6 +2,8 @@ package pods
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -70,6 +72,11 @@ func (w *world) written(since time.Time) []string {
 	return out
 }
 
+// ofNode says that a node, or who looks after nodes, wrote something.
+func ofNode(what string) bool {
+	return strings.HasPrefix(what, "system:node:") || strings.HasPrefix(what, "system:serviceaccount:kube-system:node-controller ")
+}
+
 // Where nothing changes, no object is written, with agents that wait and teams whose runs have ended.
 func TestNothingIsWrittenWhenNothingChanges(t *testing.T) {
 	t.Parallel()
@@ -91,14 +98,22 @@ func TestNothingIsWrittenWhenNothingChanges(t *testing.T) {
 			return a.Status.LastRunPhase == v1alpha1.RunSucceeded
 		})
 	}
-	var began time.Time
-	require.EventuallyWithT(t, func(c *assert.CollectT) {
-		began = time.Now().Add(-settleTime)
-		require.Empty(c, w.written(began))
-	}, patience, time.Second)
-	select {
-	case <-time.After(idleTime):
-	case <-t.Context().Done():
+	for {
+		var began time.Time
+		require.EventuallyWithT(t, func(c *assert.CollectT) {
+			began = time.Now().Add(-settleTime)
+			require.Empty(c, w.written(began))
+		}, patience, 5*time.Second)
+		select {
+		case <-time.After(idleTime):
+		case <-t.Context().Done():
+		}
+		written := w.written(began)
+		// Where a node says that a pod of it has changed, because it is too busy to ask it how it is, something has changed.
+		if !slices.ContainsFunc(written, ofNode) {
+			require.Empty(t, written)
+			return
+		}
+		t.Logf("a node wrote: %s", strings.Join(written, "\n"))
 	}
-	require.Empty(t, w.written(began))
 }

@@ -2,7 +2,6 @@ package pods
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -13,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	v1alpha1 "arkonis.dev/ark/pkg/apis/v1alpha1"
@@ -26,17 +26,21 @@ func (w *world) ark(code int, args ...string) (stdout, stderr string) {
 
 func (w *world) arkAs(kubeconfig string, code int, args ...string) (stdout, stderr string) {
 	w.t.Helper()
+	out, said, got := w.try(kubeconfig, args...)
+	require.Equal(w.t, code, got, "ark %s\n%s%s", strings.Join(args, " "), out, said)
+	return out, said
+}
+
+// try is arkAs for a command that may end in any way; one that does not run at all ends with -1.
+func (w *world) try(kubeconfig string, args ...string) (stdout, stderr string, code int) {
 	cmd := exec.CommandContext(w.t.Context(), shared.ark, append([]string{args[0], "-n", w.namespace}, args[1:]...)...)
 	cmd.Env = append(os.Environ(), "KUBECONFIG="+kubeconfig)
 	var out, said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &said
-	err := cmd.Run()
-	var failed *exec.ExitError
-	if err != nil && !errors.As(err, &failed) {
-		require.NoError(w.t, err)
+	if err := cmd.Run(); cmd.ProcessState == nil {
+		return "", err.Error(), -1
 	}
-	require.Equal(w.t, code, cmd.ProcessState.ExitCode(), "ark %s\n%s%s", strings.Join(args, " "), &out, &said)
-	return out.String(), said.String()
+	return out.String(), said.String(), cmd.ProcessState.ExitCode()
 }
 
 // samples are the teams of deploy/samples and what they are triggered with.
@@ -156,6 +160,10 @@ func (w *world) viewer() string {
 		out, err := exec.CommandContext(w.t.Context(), shared.cluster.Kubectl(), append([]string{"--kubeconfig", file, "config"}, args...)...).CombinedOutput()
 		require.NoError(w.t, err, string(out))
 	}
+	require.EventuallyWithT(w.t, func(c *assert.CollectT) { // RBAC is read from a cache
+		out, err := kubectl(w.t.Context(), "-n", w.namespace, "--as=system:serviceaccount:"+w.namespace+":viewer", "auth", "can-i", "get", "arkruns")
+		require.NoError(c, err, out)
+	}, patience, pollEvery)
 	return file
 }
 

@@ -19,15 +19,19 @@ import (
 // pollEvery is how often a command is typed again whose answer is not there yet.
 const pollEvery = time.Second
 
-// explained types `ark why` until the cause is the one that is meant, and returns the answer.
-func (w *world) explained(run, cause string) *why.Answer {
+// explained types `ark why` until the cause is the one that is meant and the texts are said, and returns the answer.
+func (w *world) explained(run, cause string, says ...string) (a *why.Answer) {
 	w.t.Helper()
-	a := &why.Answer{}
 	require.EventuallyWithT(w.t, func(c *assert.CollectT) {
-		out, _ := w.ark(0, "why", run, "-o", "json")
-		*a = why.Answer{}
-		require.NoError(c, json.Unmarshal([]byte(out), a))
-		require.Equal(c, cause, a.Cause, out)
+		out, said, code := w.try(shared.cluster.Kubeconfig(), "why", run, "-o", "json")
+		require.Zero(c, code, said)
+		now := &why.Answer{}
+		require.NoError(c, json.Unmarshal([]byte(out), now))
+		require.Equal(c, cause, now.Cause, out)
+		for _, text := range says {
+			require.Contains(c, now.Message+"\n"+strings.Join(now.Evidence, "\n"), text)
+		}
+		a = now
 	}, patience, pollEvery, "ark why %s", run)
 	return a
 }
@@ -212,11 +216,8 @@ func TestWhy(t *testing.T) {
 		p := &troubles[i]
 		t.Run(p.name, func(t *testing.T) {
 			w := &world{t: t, namespace: w.namespace}
-			a := w.explained(p.name, p.cause)
+			a := w.explained(p.name, p.cause, p.says...)
 			said := strings.Join(append([]string{a.Message}, a.Evidence...), "\n")
-			for _, text := range p.says {
-				require.Contains(t, said, text)
-			}
 			require.NotEmpty(t, a.Next)
 			require.True(t, strings.HasPrefix(a.Next[0], p.next), "%q does not begin with %q", a.Next[0], p.next)
 			require.Contains(t, a.Next[0], " -n "+w.namespace)
@@ -253,7 +254,11 @@ func TestTheOperatorIsAway(t *testing.T) {
 	require.Equal(t, "kubectl scale statefulset/ark --replicas=1 -n ark-system", a.Next[0])
 	out, _ := w.arkAs(viewer, 0, "why", "patient")
 	require.Contains(t, out, "ark's operator is away")
-	require.Regexp(t, `^operator\tNotReady, 0 of 0 pods ready \(ark-system/ark\).*data.arkonis.dev does not answer\n`, first(w.ark(0, "status")))
+	require.EventuallyWithT(t, func(c *assert.CollectT) { // the StatefulSet's status follows its pod
+		out, said, code := w.try(shared.cluster.Kubeconfig(), "status")
+		require.Zero(c, code, said)
+		require.Regexp(c, `^operator\tNotReady, 0 of 0 pods ready \(ark-system/ark\).*data.arkonis.dev does not answer\n`, out)
+	}, patience, pollEvery)
 	_, said := w.ark(1, "logs", "patient")
 	require.Contains(t, said, "the operator does not answer: see 'ark status'")
 	back()

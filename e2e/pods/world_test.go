@@ -1,11 +1,11 @@
 package pods
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"os"
@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -30,7 +31,7 @@ const (
 	arkImage   = "e2e.arkonis.dev/ark:1"
 	modelImage = "e2e.arkonis.dev/model:1"
 	// patience is how long anything may take on a machine that is busy with other things.
-	patience = 3 * time.Minute
+	patience = 6 * time.Minute
 )
 
 // shared is what all tests of the package use: a cluster of two nodes, into which the built command has installed ark.
@@ -177,7 +178,7 @@ spec:
   - name: model
     image: ` + modelImage + `
     securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}
-    readinessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1}
+    readinessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1, timeoutSeconds: 10}
 ---
 apiVersion: v1
 kind: Service
@@ -199,21 +200,23 @@ func (w *world) startModel() {
 	w.kubectl("wait", "--for=condition=Ready", "pod/model", "--timeout="+patience.String())
 }
 
-// model sends a request to the model server and returns what it says.
-func (w *world) model(method, path string, query url.Values) []byte {
+// model sends a request to the model server and returns what it says. A request may be repeated: the nodes learn of a Service
+// and of its pods a moment after these are there.
+func (w *world) model(method, path string, query url.Values) (said []byte) {
 	w.t.Helper()
 	client := http.Client{Transport: &http.Transport{DialContext: shared.cluster.Dial, DisableKeepAlives: true}}
 	u := url.URL{Scheme: "http", Host: "model." + w.namespace + ".svc.cluster.local:80", Path: path, RawQuery: query.Encode()}
-	req, err := http.NewRequestWithContext(w.t.Context(), method, u.String(), nil)
-	require.NoError(w.t, err)
-	resp, err := client.Do(req)
-	require.NoError(w.t, err)
-	defer func() { _ = resp.Body.Close() }()
-	var b bytes.Buffer
-	_, err = b.ReadFrom(resp.Body)
-	require.NoError(w.t, err)
-	require.Equal(w.t, http.StatusOK, resp.StatusCode, b.String())
-	return b.Bytes()
+	require.EventuallyWithT(w.t, func(c *assert.CollectT) {
+		req, err := http.NewRequestWithContext(w.t.Context(), method, u.String(), nil)
+		require.NoError(c, err)
+		resp, err := client.Do(req)
+		require.NoError(c, err)
+		defer func() { _ = resp.Body.Close() }()
+		said, err = io.ReadAll(resp.Body)
+		require.NoError(c, err)
+		require.Equal(c, http.StatusOK, resp.StatusCode, string(said))
+	}, patience, 100*time.Millisecond)
+	return said
 }
 
 // calls are what the model server was asked.
@@ -224,7 +227,8 @@ func (w *world) calls() []modelserver.Call {
 	return calls
 }
 
-// until watches an object until a condition holds, and returns it.
+// until watches an object until a condition holds, and returns it. What the object was before the call does not count: the
+// watch first comes to what is stored now.
 func until[T kube.Object](w *world, c interface {
 	Watch(context.Context, metav1.ListOptions) (watch.Interface, error)
 }, name, what string, ok func(T) bool,
@@ -232,18 +236,30 @@ func until[T kube.Object](w *world, c interface {
 	w.t.Helper()
 	ctx, cancel := context.WithTimeout(w.t.Context(), patience)
 	defer cancel()
+	fromNow := true
+	options := metav1.ListOptions{
+		FieldSelector: "metadata.name=" + name, SendInitialEvents: &fromNow, ResourceVersionMatch: metav1.ResourceVersionMatchNotOlderThan, AllowWatchBookmarks: true,
+	}
 	var last T
 	for ctx.Err() == nil {
-		events, err := c.Watch(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + name})
+		events, err := c.Watch(ctx, options)
 		if err != nil {
 			continue
 		}
+		now, there := false, false // what is seen is no older than the watch; the object is there
 		for e := range events.ResultChan() {
-			if o, is := e.Object.(T); is && e.Type != watch.Deleted {
-				if last = o; ok(o) {
-					events.Stop()
-					return o
-				}
+			o, is := e.Object.(T)
+			switch {
+			case !is:
+				continue
+			case e.Type == watch.Bookmark:
+				now = now || o.GetAnnotations()[metav1.InitialEventsAnnotationKey] != ""
+			default:
+				last, there = o, e.Type != watch.Deleted
+			}
+			if now && there && ok(last) {
+				events.Stop()
+				return last
 			}
 		}
 	}

@@ -8,17 +8,47 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"arkonis.dev/ark/pkg/llm/modelserver"
 )
 
-// state can be changed while the server runs: PUT /say sets what it answers instead of an echo, PUT /delay how long that
-// takes.
+// state can be changed while the server runs: PUT /say sets what it answers instead of an echo, PUT /hold has answers wait
+// for PUT /release.
 type state struct {
-	say   atomic.Pointer[string]
-	delay atomic.Int64
+	say atomic.Pointer[string]
+
+	mu   sync.Mutex
+	held chan struct{} // closed by the release; nil when nothing is held
+}
+
+func (s *state) hold() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.held == nil {
+		s.held = make(chan struct{})
+	}
+}
+
+func (s *state) release() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.held != nil {
+		close(s.held)
+		s.held = nil
+	}
+}
+
+// wait returns when nothing holds an answer.
+func (s *state) wait() {
+	s.mu.Lock()
+	held := s.held
+	s.mu.Unlock()
+	if held != nil {
+		<-held
+	}
 }
 
 func main() {
@@ -30,16 +60,10 @@ func main() {
 		text := r.URL.Query().Get("text")
 		s.say.Store(&text)
 	})
-	mux.HandleFunc("PUT /delay", func(w http.ResponseWriter, r *http.Request) {
-		d, err := time.ParseDuration(r.URL.Query().Get("for"))
-		if err != nil {
-			http.Error(w, err.Error(), http.StatusBadRequest)
-			return
-		}
-		s.delay.Store(int64(d))
-	})
+	mux.HandleFunc("PUT /hold", func(http.ResponseWriter, *http.Request) { s.hold() })
+	mux.HandleFunc("PUT /release", func(http.ResponseWriter, *http.Request) { s.release() })
 	mux.Handle("/", model)
-	server := &http.Server{Addr: ":8080", Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	server := &http.Server{Addr: ":8080", Handler: mux, ReadHeaderTimeout: time.Minute}
 	fmt.Fprintln(os.Stderr, server.ListenAndServe())
 	os.Exit(1)
 }
@@ -63,7 +87,8 @@ func (s *state) answer(c modelserver.Call) *modelserver.Reply {
 	if say := s.say.Load(); say != nil && *say != "" {
 		text = *say
 	}
-	return &modelserver.Reply{Text: text, Delay: time.Duration(s.delay.Load())}
+	s.wait()
+	return &modelserver.Reply{Text: text}
 }
 
 func firstLine(s string) string {

@@ -39,6 +39,7 @@ metadata: {name: plain}
 spec:
   inputs: [{name: prompt, required: true}]
   successfulRunsHistoryLimit: 1000
+  failedRunsHistoryLimit: 1000
   roles: [{name: a, arkAgent: ant}, {name: b, arkAgent: bee}]
   pipeline:
   - {name: one, role: a, inputs: {prompt: "one {{ .input.prompt }}."}}
@@ -51,6 +52,7 @@ metadata: {name: fan}
 spec:
   inputs: [{name: prompt, required: true}]
   successfulRunsHistoryLimit: 1000
+  failedRunsHistoryLimit: 1000
   roles: [{name: a, arkAgent: ant}, {name: b, arkAgent: bee}]
   pipeline:
   - {name: one, role: a, inputs: {prompt: "one {{ .input.prompt }}."}}
@@ -63,6 +65,7 @@ metadata: {name: boss}
 spec:
   inputs: [{name: prompt, required: true}]
   successfulRunsHistoryLimit: 1000
+  failedRunsHistoryLimit: 1000
   roles: [{name: a, arkAgent: ant, canDelegate: [b]}, {name: b, arkAgent: bee}]
   pipeline:
   - {name: one, role: b, inputs: {prompt: "one {{ .input.prompt }}."}}
@@ -75,6 +78,7 @@ metadata: {name: nest}
 spec:
   inputs: [{name: prompt, required: true}]
   successfulRunsHistoryLimit: 1000
+  failedRunsHistoryLimit: 1000
   roles: [{name: a, arkAgent: ant}, {name: crew, arkTeam: plain}]
   pipeline:
   - {name: one, role: a, inputs: {prompt: "one {{ .input.prompt }}."}}

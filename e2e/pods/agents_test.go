@@ -29,6 +29,9 @@ func (w *world) agent(name, what string, ok func(*v1alpha1.ArkAgent) bool) *v1al
 	return until(w, shared.clients.Agents(w.namespace), name, what, ok)
 }
 
+// keptRuns is how many runs of an agent are kept that have ended: no more are asked for before they are looked at.
+const keptRuns = 10
+
 // ask makes a run of an agent.
 func (w *world) ask(agent, run, prompt string) {
 	w.t.Helper()
@@ -75,11 +78,13 @@ func TestAnAgentAnswers(t *testing.T) {
 	w.startModel()
 	w.apply(writer)
 	w.agent("writer", "two ready pods", ready(2))
-	for i := range 20 {
-		w.ask("writer", fmt.Sprintf("run-%d", i), fmt.Sprintf("question %d", i))
-	}
-	for i := range 20 {
-		require.Equal(t, fmt.Sprintf("[You write.] question %d", i), w.answered(fmt.Sprintf("run-%d", i)))
+	for i := 0; i < 2*keptRuns; i += keptRuns {
+		for n := i; n < i+keptRuns; n++ {
+			w.ask("writer", fmt.Sprintf("run-%d", n), fmt.Sprintf("question %d", n))
+		}
+		for n := i; n < i+keptRuns; n++ {
+			require.Equal(t, fmt.Sprintf("[You write.] question %d", n), w.answered(fmt.Sprintf("run-%d", n)))
+		}
 	}
 	w.asksOnce()
 	requireNothingDenied(t)
@@ -177,12 +182,12 @@ func TestScaledByItsQueue(t *testing.T) {
 	w.model(http.MethodPut, "/hold", nil)
 	w.apply(scaled)
 	w.agent("writer", "no pod", ready(0))
-	for i := range 12 {
+	for i := range keptRuns {
 		w.ask("writer", fmt.Sprintf("run-%d", i), fmt.Sprintf("question %d", i))
 	}
 	w.agent("writer", "three pods", func(a *v1alpha1.ArkAgent) bool { return a.Status.ReadyReplicas == 3 })
 	w.model(http.MethodPut, "/release", nil)
-	for i := range 12 {
+	for i := range keptRuns {
 		require.Equal(t, fmt.Sprintf("[You write.] question %d", i), w.answered(fmt.Sprintf("run-%d", i)))
 	}
 	w.agent("writer", "no pod again", ready(0))
@@ -220,13 +225,13 @@ func TestALostNode(t *testing.T) {
 	w.apply(spread)
 	w.agent("writer", "two ready pods", ready(2))
 	w.model(http.MethodPut, "/hold", nil)
-	for i := range 10 {
+	for i := range keptRuns {
 		w.ask("writer", fmt.Sprintf("run-%d", i), fmt.Sprintf("question %d", i))
 	}
-	require.Eventually(t, func() bool { return len(w.calls()) >= 10 }, patience, 100*time.Millisecond, "all run")
+	require.Eventually(t, func() bool { return len(w.calls()) >= keptRuns }, patience, 100*time.Millisecond, "all run")
 	require.NoError(t, shared.cluster.KillNode(ctx, lost))
 	w.model(http.MethodPut, "/release", nil)
-	for i := range 10 {
+	for i := range keptRuns {
 		require.Equal(t, fmt.Sprintf("[You write.] question %d", i), w.answered(fmt.Sprintf("run-%d", i)))
 	}
 	require.NoError(t, shared.cluster.StartNode(ctx, lost))

@@ -21,11 +21,14 @@ import (
 	"arkonis.dev/ark/pkg/task"
 )
 
+// roomy is what a NATS server may store, in bytes: by default it is a part of what is free on the disk.
+const roomy = 1 << 40
+
 // open gives the world a NATS server of its own, which lets everybody in, and opens the queue on it.
 func (w *world) open() *queue.Queue {
 	w.t.Helper()
 	s, err := natsserver.NewServer(&natsserver.Options{
-		Host: "127.0.0.1", Port: natsserver.RANDOM_PORT, JetStream: true, StoreDir: w.store, NoLog: true, NoSigs: true,
+		Host: "127.0.0.1", Port: natsserver.RANDOM_PORT, JetStream: true, JetStreamMaxStore: roomy, StoreDir: w.store, NoLog: true, NoSigs: true,
 	})
 	require.NoError(w.t, err)
 	go s.Start()

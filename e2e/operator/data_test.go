@@ -45,7 +45,7 @@ type dataWorld struct {
 
 func newDataWorld(t *testing.T) *dataWorld {
 	t.Helper()
-	ns, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: t.TempDir(), NoLog: true, NoSigs: true, MaxPayload: 4 << 20})
+	ns, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: -1, JetStream: true, JetStreamMaxStore: roomy, StoreDir: t.TempDir(), NoLog: true, NoSigs: true, MaxPayload: 4 << 20})
 	require.NoError(t, err)
 	ns.Start()
 	t.Cleanup(func() {

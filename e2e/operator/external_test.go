@@ -84,11 +84,11 @@ resolver_preload: {
   %s: %s
   %s: %s
 }
-jetstream: {store_dir: %q, sync_interval: always}
+jetstream: {store_dir: %q, sync_interval: always, max_file_store: %d}
 tls: {cert_file: %q, key_file: %q}
 `, address, encode(jwt.NewOperatorClaims(public(w.t, operator)), operator), public(w.t, system),
 		public(w.t, account), encode(everything, operator), public(w.t, system), encode(jwt.NewAccountClaims(public(w.t, system)), operator),
-		filepath.Join(dir, "store"), write("server.crt", chain.Server.Certificate), write("server.key", chain.Server.Key)))
+		filepath.Join(dir, "store"), roomy, write("server.crt", chain.Server.Certificate), write("server.key", chain.Server.Key)))
 	w.external = n.url
 	w.args = append(w.args, "--nats-creds", n.operator, "--nats-agent-creds", n.agents, "--nats-ca", n.ca, "--store-size", "1Gi")
 	return n

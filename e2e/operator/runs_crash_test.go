@@ -97,7 +97,7 @@ func TestTheOperatorIsKilledWhileRunsAreLive(t *testing.T) {
 func TestRunsThatAreTakenAway(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	o := w.start()
+	w.start()
 	w.apply(trio)
 	until(w, w.clients.Teams(w.namespace), "trio", "a status", func(t *v1alpha1.ArkTeam) bool { return t.Status.ObservedGeneration > 0 })
 	held := make(chan struct{})
@@ -145,16 +145,7 @@ func TestRunsThatAreTakenAway(t *testing.T) {
 		return err != nil
 	}, patience, 50*time.Millisecond)
 	release()
-	for began := time.Now(); time.Since(began) < patience; { // a task that an agent holds goes when the agent has let go of it
-		o.stop()
-		held := w.held()
-		if len(held) == 0 {
-			break
-		}
-		o = w.start() // it sweeps
-	}
-	o.kill()
-	require.Empty(t, w.held())
+	w.emptied()
 	for _, c := range models.Calls() {
 		require.LessOrEqual(t, c.N, 3, "a call began after the runs were gone: %s", c.Request.Prompt())
 	}

@@ -153,6 +153,64 @@ func (q *Queue) RemoveAgent(ctx context.Context, namespace, agent string, cause 
 	return n, nil
 }
 
+// refuseBatch is how many tasks RefuseTasks takes at once.
+const refuseBatch = 64
+
+// RefuseTasks ends the tasks of an agent that no process holds and takes them out of the queue: each gets a failed result
+// with the cause, unless it has one; n counts them. What a process holds stays its own. A task that is queued meanwhile
+// may stay: call it again when one is.
+func (q *Queue) RefuseTasks(ctx context.Context, namespace, agent string, cause *task.Error) (n int, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("refuse the tasks of agent %s/%s: %w", namespace, agent, err)
+		}
+	}()
+	c, err := q.js.Consumer(ctx, StreamTasks, q.taskConsumer(namespace, agent, DefaultAckWait).Durable)
+	if errors.Is(err, jetstream.ErrConsumerNotFound) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	for {
+		batch, err := c.FetchNoWait(refuseBatch)
+		if err != nil {
+			return n, fmt.Errorf("%w: %w", ErrUnavailable, err)
+		}
+		taken := 0
+		var errs []error
+		for m := range batch.Messages() { // all of them: what is taken and not answered comes again only after a while
+			taken++
+			won, err := q.refuse(ctx, m, cause)
+			if won {
+				n++
+			}
+			errs = append(errs, err)
+		}
+		if err := errors.Join(append(errs, batch.Error())...); err != nil || taken == 0 {
+			return n, err
+		}
+	}
+}
+
+// refuse ends one task. One of which the message does not say what it is stays for a process of the agent, which puts it away.
+func (q *Queue) refuse(ctx context.Context, m jetstream.Msg, cause *task.Error) (won bool, err error) {
+	key, ok := unreadKey(&nats.Msg{Subject: m.Subject(), Header: m.Headers()})
+	if !ok {
+		return false, nil
+	}
+	won, err = q.PublishResult(ctx, key, &task.Result{
+		Version: task.Version, TaskID: key.TaskID, Status: task.Failed, Error: cause, Completed: time.Now(),
+	})
+	if err != nil {
+		return false, errors.Join(err, m.Nak())
+	}
+	if err := m.DoubleAck(ctx); err != nil { // it comes again, and has its result
+		return won, fmt.Errorf("acknowledge %s: %w: %w", key, ErrUnavailable, err)
+	}
+	return won, nil
+}
+
 // queuedFor finds the tasks that a pattern of subjects holds.
 func (q *Queue) queuedFor(ctx context.Context, subject string) (keys []Key, err error) {
 	for seq := uint64(1); ; seq++ {

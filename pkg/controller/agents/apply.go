@@ -24,7 +24,7 @@ type outcome struct {
 	after      time.Duration
 }
 
-// apply makes what is be as it shall be. The Deployment is last: it needs the others.
+// apply makes what is be as it shall be. The Deployment comes after what it needs.
 func (a *Agents) apply(ctx context.Context, in *input, p *plan) outcome {
 	out := outcome{deployment: in.live.deployment}
 	core, ns := a.cfg.Clients.Core, in.agent.Namespace
@@ -48,6 +48,14 @@ func (a *Agents) apply(ctx context.Context, in *input, p *plan) outcome {
 		now, _, err := kube.Apply(ctx, a.cfg.Applier, core.AppsV1().Deployments(ns), in.live.deployment, p.deployment)
 		out.note(err)
 		out.deployment = now
+	}
+	if p.refusal != nil {
+		n, err := a.cfg.Queue.RefuseTasks(ctx, ns, in.agent.Name, p.refusal)
+		if n > 0 {
+			a.log.InfoContext(ctx, "tasks have failed: the daily budget is used up", "namespace", ns, "agent", in.agent.Name,
+				"scope", p.refusal.Scope, "tasks", n)
+		}
+		out.note(err)
 	}
 	if out.conflict != nil {
 		out.after = conflictRetry

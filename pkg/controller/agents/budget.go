@@ -30,6 +30,7 @@ type budget struct {
 	scope        string
 	limit, spent int64
 	output       int64     // of spent
+	least        int64     // that a call needs
 	resetsAt     time.Time // when another call is possible again; zero while one is
 }
 
@@ -45,7 +46,7 @@ func (a *Agents) gatherBudgets(ctx context.Context, in *input) error {
 		if err != nil {
 			return fmt.Errorf("budget %s of %s: %w", b.Scope, describe(in.agent), err)
 		}
-		in.budgets = append(in.budgets, budget{scope: b.Scope, limit: b.Limit, spent: state.Spent, output: state.Output, resetsAt: state.ResetsAt})
+		in.budgets = append(in.budgets, budget{scope: b.Scope, limit: b.Limit, spent: state.Spent, output: state.Output, least: least, resetsAt: state.ResetsAt})
 	}
 	return nil
 }

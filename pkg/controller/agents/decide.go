@@ -12,6 +12,8 @@ import (
 
 	v1alpha1 "arkonis.dev/ark/pkg/apis/v1alpha1"
 	"arkonis.dev/ark/pkg/settings"
+	"arkonis.dev/ark/pkg/task"
+	"arkonis.dev/ark/pkg/work"
 )
 
 // busyPause is how often an agent is looked at that has something to do, although nothing is heard of it.
@@ -32,6 +34,9 @@ type plan struct {
 	deployment *appsv1.Deployment
 	policy     *networkingv1.NetworkPolicy // nil: none shall be
 
+	// refusal is why the tasks that wait for the agent fail at once; nil where they wait.
+	refusal *task.Error
+
 	replicas int32
 	scaling  scaling
 	after    time.Duration // when to look again although nothing has changed; 0 is never
@@ -41,6 +46,7 @@ type plan struct {
 func decide(in *input) *plan {
 	p := &plan{queue: queueSecret(in), policy: networkPolicy(in)}
 	p.scale(in)
+	p.refuse(in)
 	p.after = soonest(p.after, until(in.access.RenewAt, in.now))
 	if slices.ContainsFunc(in.budgets, func(b budget) bool { return b.spent > 0 }) {
 		p.after = soonest(p.after, usagePause)
@@ -143,6 +149,17 @@ func (p *plan) scale(in *input) {
 		return
 	}
 	p.replicas, p.scaling, p.after = autoscale(*spec.Autoscaling, in.current(), in.backlog, in.scaling, in.now)
+}
+
+// refuse says what becomes of the tasks that wait for an agent whose daily budget is used up: no pod would find out for
+// them. Those that count as held may wait too: of a pod that is gone, they do until they are given to another one.
+func (p *plan) refuse(in *input) {
+	b := usedUp(in.budgets)
+	if b == nil || in.agent.Spec.Limits.OnBudgetExceeded != v1alpha1.BudgetFail || in.backlog.Waiting+in.backlog.Held == 0 {
+		return
+	}
+	says := work.BudgetError{Scope: b.scope, Limit: b.limit, Spent: b.spent, Asked: b.least, FreesAt: b.resetsAt} // as a pod would hear it
+	p.refusal = &task.Error{Code: task.CodeBudgetExceeded, Scope: b.scope, ResetsAt: b.resetsAt, Message: says.Error()}
 }
 
 // current is how many pods there shall be until now.

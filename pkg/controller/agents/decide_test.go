@@ -17,6 +17,7 @@ import (
 	"arkonis.dev/ark/pkg/controller"
 	"arkonis.dev/ark/pkg/kube"
 	"arkonis.dev/ark/pkg/queue"
+	"arkonis.dev/ark/pkg/task"
 	"arkonis.dev/ark/pkg/work"
 )
 
@@ -209,6 +210,29 @@ func TestStatusFollowsReports(t *testing.T) {
 	s = see()
 	require.Empty(t, reason(s, "Healthy")+reason(s, "MCPDegraded")+reason(s, "BudgetExceeded"))
 	require.Nil(t, s.ToolConnections)
+}
+
+// Where nobody may call the model until the window frees, the tasks that wait fail, unless the agent says that they wait.
+func TestTasksThatNoBudgetIsLeftFor(t *testing.T) {
+	t.Parallel()
+	in := readInput(t, []byte(small))
+	in.budgets = []budget{{scope: "agent.writer", limit: 10, spent: 3}, {scope: "team.duo", limit: 20, spent: 19, least: 5}}
+	in.backlog = queue.Backlog{Waiting: 4, Held: 1}
+	require.Nil(t, decide(in).refusal)
+	in.budgets[1].resetsAt = noon.Add(time.Hour)
+	refusal := decide(in).refusal
+	require.Equal(t, task.CodeBudgetExceeded, refusal.Code)
+	require.Equal(t, "team.duo", refusal.Scope)
+	require.Equal(t, in.budgets[1].resetsAt, refusal.ResetsAt)
+	require.Equal(t, `maxDailyTokens of team "duo" is 20 tokens: 19 are spent, and the next call may use up to 5; enough of it is free again at 2026-01-02T13:00:00Z`,
+		refusal.Message, "as a pod would say it")
+	in.backlog.Waiting = 0
+	require.NotNil(t, decide(in).refusal, "the pod that was given the task may be gone")
+	in.backlog.Held = 0
+	require.Nil(t, decide(in).refusal)
+	in.backlog.Waiting = 4
+	in.agent.Spec.Limits.OnBudgetExceeded = v1alpha1.BudgetWait
+	require.Nil(t, decide(in).refusal)
 }
 
 // A prompt that a process gets in no variable is only a file.

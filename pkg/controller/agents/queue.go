@@ -7,8 +7,10 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	v1alpha1 "arkonis.dev/ark/pkg/apis/v1alpha1"
 	"arkonis.dev/ark/pkg/controller"
 	"arkonis.dev/ark/pkg/kube"
 	"arkonis.dev/ark/pkg/task"
@@ -16,8 +18,8 @@ import (
 )
 
 const (
-	// paceScaling is how often an agent whose tasks come and go is looked at when their number sets that of its pods, and
-	// paceStatus when it only stands in the status.
+	// paceScaling is how often an agent whose tasks come and go is looked at when their number sets that of its pods, or they
+	// fail because its budget is used up, and paceStatus when it only stands in the status.
 	paceScaling = time.Second
 	paceStatus  = statusPause
 	// absentTime is how long tasks wait for an agent that was never there, such as one that is applied after its run.
@@ -63,7 +65,8 @@ func (a *Agents) watchQueue(ctx context.Context) error {
 // hint has an agent looked at because its tasks or its pods have changed: at once, but only so often.
 func (a *Agents) hint(namespace, agent string) {
 	interval := paceScaling
-	if o, ok := a.cfg.Cache.Agents.Get(namespace, agent); ok && o.Spec.Autoscaling == nil {
+	if o, ok := a.cfg.Cache.Agents.Get(namespace, agent); ok && o.Spec.Autoscaling == nil &&
+		!meta.IsStatusConditionTrue(o.Status.Conditions, v1alpha1.ConditionBudgetExceeded) {
 		interval = paceStatus
 	}
 	key := controller.Key{Namespace: namespace, Name: agent}

@@ -22,6 +22,9 @@ type State struct {
 	reserved int64            // sum of open
 }
 
+// New returns a budget with a limit of which nothing is used.
+func New(l Limit) *State { return &State{limit: l} }
+
 // Decision is what becomes of a reservation.
 type Decision int
 

@@ -157,6 +157,13 @@ func (o *Operator) work(ctx context.Context) error {
 	case <-ctx.Done():
 		return nil
 	}
+	o.waiting("the daily budgets are not known yet")
+	if err := o.openBudgets(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	}
 	serving, stop := context.WithCancel(background)
 	defer stop()
 	services, serving := errgroup.WithContext(serving)

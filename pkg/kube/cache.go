@@ -92,7 +92,7 @@ func NewCache(c *Clients, namespaces []string) (*Cache, error) {
 		add(k, &k.Agents, "ArkAgent", namespaces, "", &v1alpha1.ArkAgent{}, nil, func(ns string) lister[*v1alpha1.ArkAgentList] { return c.Agents(ns) }),
 		add(k, &k.Teams, "ArkTeam", namespaces, "", &v1alpha1.ArkTeam{}, nil, func(ns string) lister[*v1alpha1.ArkTeamList] { return c.Teams(ns) }),
 		add(k, &k.Runs, "ArkRun", namespaces, "", &v1alpha1.ArkRun{}, slimRun, func(ns string) lister[*v1alpha1.ArkRunList] { return c.Runs(ns) }),
-		add(k, &k.Events, "ArkEvent", namespaces, "", &v1alpha1.ArkEvent{}, nil, func(ns string) lister[*v1alpha1.ArkEventList] { return c.Events(ns) }),
+		add(k, &k.Events, "ArkEvent", namespaces, "", &v1alpha1.ArkEvent{}, slimEvent, func(ns string) lister[*v1alpha1.ArkEventList] { return c.Events(ns) }),
 		add(k, &k.Services, "ArkService", namespaces, "", &v1alpha1.ArkService{}, nil, func(ns string) lister[*v1alpha1.ArkServiceList] { return c.Services(ns) }),
 		add(k, &k.Memories, "ArkMemory", namespaces, "", &v1alpha1.ArkMemory{}, nil, func(ns string) lister[*v1alpha1.ArkMemoryList] { return c.Memories(ns) }),
 		add(k, &k.Settings, "ArkSettings", namespaces, "", &v1alpha1.ArkSettings{}, nil, func(ns string) lister[*v1alpha1.ArkSettingsList] { return c.Settings(ns) }),
@@ -225,6 +225,16 @@ func slimRun(r *v1alpha1.ArkRun) {
 	r.OwnerReferences = append([]metav1.OwnerReference(nil), r.OwnerReferences...) // no larger than it is
 	r.Spec = v1alpha1.ArkRunSpec{TeamRef: r.Spec.TeamRef, AgentRef: r.Spec.AgentRef, Trigger: r.Spec.Trigger, Parent: r.Spec.Parent}
 	r.Status = v1alpha1.ArkRunStatus{Phase: r.Status.Phase, CompletionTime: r.Status.CompletionTime}
+}
+
+// slimEvent keeps of a manual event that has fired, or was refused, what decides when it is removed.
+func slimEvent(e *v1alpha1.ArkEvent) {
+	if e.Spec.Source.Type != v1alpha1.EventManual || e.Status.FiredCount+e.Status.SkippedCount == 0 {
+		return
+	}
+	e.TypeMeta, e.Annotations = metav1.TypeMeta{}, nil
+	e.Spec = v1alpha1.ArkEventSpec{Source: v1alpha1.EventSource{Type: v1alpha1.EventManual}}
+	e.Status = v1alpha1.ArkEventStatus{FiredCount: e.Status.FiredCount, SkippedCount: e.Status.SkippedCount}
 }
 
 // Describe is how messages name an object.

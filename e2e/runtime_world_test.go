@@ -111,7 +111,7 @@ func (f *fleet) url() string { return "nats://127.0.0.1:" + strconv.Itoa(f.port)
 func (f *fleet) startNATS() {
 	f.t.Helper()
 	s, err := natsserver.NewServer(&natsserver.Options{
-		Host: "127.0.0.1", Port: f.port, JetStream: true, StoreDir: f.store, NoLog: true, NoSigs: true,
+		Host: "127.0.0.1", Port: f.port, JetStream: true, JetStreamMaxStore: 1 << 40, StoreDir: f.store, NoLog: true, NoSigs: true,
 	})
 	require.NoError(f.t, err)
 	go s.Start()

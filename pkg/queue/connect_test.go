@@ -35,7 +35,7 @@ func TestConnectWaitsForTheServer(t *testing.T) {
 
 	connected := nc.StatusChanged(nats.CONNECTED)
 	server, err := natsserver.NewServer(&natsserver.Options{
-		Host: "127.0.0.1", Port: port, JetStream: true, StoreDir: t.TempDir(), NoLog: true, NoSigs: true,
+		Host: "127.0.0.1", Port: port, JetStream: true, JetStreamMaxStore: 1 << 40, StoreDir: t.TempDir(), NoLog: true, NoSigs: true,
 	})
 	require.NoError(t, err)
 	go server.Start()

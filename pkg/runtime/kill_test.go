@@ -97,7 +97,7 @@ func agentProcess(ctx context.Context) error {
 func newReachableWorld(t *testing.T, models modelserver.Config) (w *world, url string) {
 	t.Helper()
 	server, err := natsserver.NewServer(&natsserver.Options{
-		Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: t.TempDir(), NoLog: true, NoSigs: true,
+		Host: "127.0.0.1", Port: -1, JetStream: true, JetStreamMaxStore: 1 << 40, StoreDir: t.TempDir(), NoLog: true, NoSigs: true,
 	})
 	require.NoError(t, err)
 	go server.Start()

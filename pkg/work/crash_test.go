@@ -83,7 +83,7 @@ type crashWorld struct {
 
 func newCrashWorld(t *testing.T, at int, before bool) *crashWorld {
 	t.Helper()
-	ns, err := server.NewServer(&server.Options{DontListen: true, NoSigs: true, JetStream: true, StoreDir: t.TempDir()})
+	ns, err := server.NewServer(&server.Options{DontListen: true, NoSigs: true, JetStream: true, JetStreamMaxStore: 1 << 40, StoreDir: t.TempDir()})
 	require.NoError(t, err)
 	ns.Start()
 	t.Cleanup(func() { ns.Shutdown(); ns.WaitForShutdown() })

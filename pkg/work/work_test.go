@@ -64,7 +64,7 @@ func newWorldOn(tb testing.TB, config work.Config, storage jetstream.StorageType
 // newRawWorld is a world on a server that connections can be made to in other ways.
 func newRawWorld(tb testing.TB, config work.Config) *world {
 	tb.Helper()
-	ns, err := server.NewServer(&server.Options{DontListen: true, NoSigs: true, JetStream: true, StoreDir: tb.TempDir()})
+	ns, err := server.NewServer(&server.Options{DontListen: true, NoSigs: true, JetStream: true, JetStreamMaxStore: 1 << 40, StoreDir: tb.TempDir()})
 	require.NoError(tb, err)
 	ns.Start()
 	tb.Cleanup(func() { ns.Shutdown(); ns.WaitForShutdown() })

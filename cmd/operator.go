@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -27,6 +28,10 @@ Each flag can be given as an environment variable too: --nats-url as ARK_NATS_UR
 
 const operatorExample = `  ark operator --store /var/lib/ark
   ark operator --nats-url nats://nats.example:4222 --nats-creds /etc/nats/ark.creds --leader-elect`
+
+// operatorGarbage is how much garbage the operator gathers before it is collected, in percent of what is live: most of what
+// it holds are objects that stay, one for each run there is.
+const operatorGarbage = 50
 
 // operatorFlags are the flags of ark operator as they were typed.
 type operatorFlags struct {
@@ -65,6 +70,9 @@ func newOperator(s *streams) *cobra.Command {
 		RunE: func(c *cobra.Command, _ []string) error {
 			if err := flagsFromEnv(c.Flags(), os.LookupEnv); err != nil {
 				return err
+			}
+			if os.Getenv("GOGC") == "" {
+				debug.SetGCPercent(operatorGarbage)
 			}
 			ctx, stop := interruptible(c.Context())
 			defer stop()

@@ -11,13 +11,15 @@ import (
 
 // Chunk is a piece of a model's answer while it is written. It is display only: the result holds the answer.
 type Chunk struct {
-	Call int    `json:"call"` // number of the model call within the task
+	Step string `json:"step,omitempty"` // whose task it is; empty for one that a judge, a router or another task has
+	Call int    `json:"call"`           // number of the model call within the task
 	Text string `json:"text"`
 }
 
 // Progress says what a task is doing. It is display only.
 type Progress struct {
-	Event string    `json:"event"` // one of the Event constants
+	Event string    `json:"event"`          // one of the Event constants
+	Step  string    `json:"step,omitempty"` // whose task it is; empty for one that a judge, a router or another task has
 	Pod   string    `json:"pod,omitempty"`
 	Tool  string    `json:"tool,omitempty"` // of EventTool and EventToolDone
 	Why   string    `json:"why,omitempty"`  // of EventWait: a sentence for a person

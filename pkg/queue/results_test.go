@@ -295,7 +295,7 @@ func TestHintsReachWhoeverLooksOn(t *testing.T) {
 	require.Equal(t, key.TaskID+" enough", <-got)
 	require.NoError(t, q.HintChunk(other, queue.Chunk{Text: "not looked at"}))
 	require.NoError(t, q.HintChunk(key, queue.Chunk{Call: 2, Text: "Once"}))
-	require.Equal(t, "true {2 Once}", <-got)
+	require.Equal(t, "true { 2 Once}", <-got)
 	require.NoError(t, q.HintProgress(other, queue.Progress{Event: queue.EventTool, Tool: "search"}))
 	require.Equal(t, "run-2 search", <-got)
 }

@@ -6,6 +6,7 @@ import (
 
 	"arkonis.dev/ark/pkg/llm"
 	"arkonis.dev/ark/pkg/queue"
+	"arkonis.dev/ark/pkg/task"
 )
 
 // chunk passes a streamed answer on, and keeps it: it is the partial answer of a call that does not end.
@@ -18,7 +19,7 @@ func (a *attempt) chunk(ctx context.Context, call int) func(llm.Chunk) {
 		if a.config.NoChunks {
 			return
 		}
-		if err := a.config.Queue.HintChunk(queue.KeyOf(a.task), queue.Chunk{Call: call, Text: c.Text}); err != nil {
+		if err := a.config.Queue.HintChunk(queue.KeyOf(a.task), queue.Chunk{Step: a.step(), Call: call, Text: c.Text}); err != nil {
 			a.log.DebugContext(ctx, "chunk was not passed on", "error", err)
 		}
 	}
@@ -29,8 +30,16 @@ func (a *attempt) tell(ctx context.Context, p queue.Progress) {
 	if a.config.NoProgress {
 		return
 	}
-	p.Pod, p.At = a.config.Pod, time.Now().UTC()
+	p.Step, p.Pod, p.At = a.step(), a.config.Pod, time.Now().UTC()
 	if err := a.config.Queue.HintProgress(queue.KeyOf(a.task), p); err != nil {
 		a.log.DebugContext(ctx, "progress was not told", "error", err)
 	}
+}
+
+// step is the step that the task itself is, empty if it is something else.
+func (a *attempt) step() string {
+	if a.task.Kind == task.KindStep {
+		return a.task.Step
+	}
+	return ""
 }

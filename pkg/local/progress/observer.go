@@ -4,6 +4,7 @@
 package progress
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"maps"
@@ -103,7 +104,7 @@ func (o *Observer) Progress(key queue.Key, p queue.Progress) {
 	calls := o.tools[key.TaskID]
 	switch p.Event {
 	case queue.EventWait:
-		why := o.step(key) + " waits: " + Plain(p.Why)
+		why := o.step(key, p.Step) + " waits: " + Plain(p.Why)
 		o.waits[key.TaskID] = why
 		_, _ = fmt.Fprintln(o.view, why) // progress that nobody can read ends no run
 		return
@@ -161,7 +162,7 @@ func (o *Observer) Chunk(key queue.Key, c queue.Chunk) {
 	if a.done {
 		return
 	}
-	step := o.step(key)
+	step := o.step(key, c.Step)
 	if a.call != c.Call {
 		if a.text != "" {
 			o.view.chunk(step, "\n")
@@ -172,11 +173,12 @@ func (o *Observer) Chunk(key queue.Key, c queue.Chunk) {
 	o.view.chunk(step, c.Text)
 }
 
-func (o *Observer) step(key queue.Key) string {
+// step names whoever a hint is from. Hints come before the status that knows of the task, too.
+func (o *Observer) step(key queue.Key, told string) string {
 	for _, s := range o.runs[key.RunUID].status.Steps {
 		if s.TaskID == key.TaskID {
 			return s.Name
 		}
 	}
-	return key.Agent // an item of a list, a judge
+	return cmp.Or(told, key.Agent) // of a judge, a router, a delegate
 }

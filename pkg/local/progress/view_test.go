@@ -163,3 +163,16 @@ func TestStreamedAnswersAreWhole(t *testing.T) {
 	require.Equal(t, "a: Running\na> let me look\nIt is 42.\nb> No hint came.\n"+
 		"a: Succeeded in 0.0s - 0 tokens\nb: Succeeded in 0.0s - 0 tokens\ndone\n", out.String())
 }
+
+// A hint of a task may come before the status that knows of it.
+func TestAHintThatComesEarlyNamesItsStep(t *testing.T) {
+	t.Parallel()
+	var out strings.Builder
+	o := NewObserver(NewLines(&out), true)
+	of := queue.Key{Namespace: "default", Agent: "newsroom-writer", RunUID: "u", TaskID: "t"}
+	o.Progress(of, queue.Progress{Event: queue.EventWait, Step: "writer", Why: "RateLimited"})
+	o.Chunk(of, queue.Chunk{Step: "writer", Call: 1, Text: "The"})
+	of.TaskID = "of a judge"
+	o.Progress(of, queue.Progress{Event: queue.EventWait, Why: "RateLimited"})
+	require.Equal(t, "writer waits: RateLimited\nwriter> The\nnewsroom-writer waits: RateLimited\n", out.String())
+}

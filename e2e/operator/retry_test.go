@@ -221,7 +221,7 @@ func TestRetryRefused(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	o := w.start()
-	w.apply(chain)
+	w.apply(strings.Replace(chain, "spec:\n", "spec:\n  failedRunsHistoryLimit: 10\n", 1)) // those that cannot start count too
 	models := w.fickle("two", func(prompt string) string {
 		if strings.HasPrefix(prompt, "data") {
 			return `{"n": 7}`

@@ -81,32 +81,29 @@ func (a *Agents) hint(namespace, agent string) {
 // pace thins out hints. It is safe for concurrent use.
 type pace struct {
 	mu   sync.Mutex
-	free map[controller.Key]time.Time // from when on the next hint is due
+	last map[controller.Key]time.Time // when the agent is looked at because of the last hint that was not covered
 }
 
-func newPace() *pace { return &pace{free: map[controller.Key]time.Time{}} }
+func newPace() *pace { return &pace{last: map[controller.Key]time.Time{}} }
 
-// next says what becomes of a hint: it is due, or due after a while, or covered by one that is due after a while.
+// next says what becomes of a hint: it is due, or due after a while, or covered by one that is due after a while. The
+// interval may be another one each time.
 func (p *pace) next(k controller.Key, interval time.Duration, now time.Time) (wait time.Duration, due bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	free := p.free[k]
-	switch ahead := free.Sub(now); {
-	case ahead <= 0:
-		p.free[k] = now.Add(interval)
-		return 0, true
-	case ahead <= interval:
-		p.free[k] = free.Add(interval)
-		return ahead, false
-	default:
+	last := p.last[k]
+	if last.After(now) {
 		return 0, false
 	}
+	wait = max(last.Add(interval).Sub(now), 0)
+	p.last[k] = now.Add(wait)
+	return wait, wait == 0
 }
 
 func (p *pace) forget(k controller.Key) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	delete(p.free, k)
+	delete(p.last, k)
 }
 
 // removed ends what waits for an agent that does not exist.

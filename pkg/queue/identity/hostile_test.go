@@ -67,7 +67,7 @@ func TestNoWayOutOfAnAccount(t *testing.T) {
 	require.Greater(t, h.refusals(), operations/4, "permissions did not stand in the way: the test does not reach them")
 	h.work(operations)
 	for i, p := range h.victims {
-		p.tasks.Resume()
+		require.NoError(t, h.held[i].Ack(t.Context()))
 		require.Equal(t, h.foreign[2*i+1].ID, p.next().Task.ID)
 	}
 }
@@ -78,9 +78,10 @@ type hostility struct {
 	attacker *pod       // its honest half
 	nc       *nats.Conn // its other half
 	victims  []*pod
-	foreign  []*task.Task // in the queue, waiting or in a victim's hands
-	idle     []*task.Task // of an agent that has never run
-	payload  *task.Ref    // of a victim
+	held     []*queue.Delivery // what each of them works on: it has no slot for more
+	foreign  []*task.Task      // in the queue, waiting or in a victim's hands
+	idle     []*task.Task      // of an agent that has never run
+	payload  *task.Ref         // of a victim
 	own      identity.Agent
 	consumer string // the attacker's
 
@@ -103,19 +104,20 @@ func newHostility(t *testing.T) *hostility {
 	for c := range tasks.ListConsumers(ctx).Info() {
 		h.consumer = c.Name
 	}
-	h.ackWait = time.Hour // nothing comes a second time for a victim
+	h.ackWait, h.slots = time.Hour, 1 // nothing comes a second time for a victim, and nothing before its time
 	for _, a := range victims() {
 		p := h.agent(a)
 		p.do(0)
 		h.victims = append(h.victims, p)
 		held := h.secretTask(a, 1)
-		require.Equal(t, held.ID, p.next().Task.ID)
+		d := p.next()
+		require.Equal(t, held.ID, d.Task.ID)
+		h.held = append(h.held, d)
 		s, err := p.work.TakeOver(ctx, queue.KeyOf(held), "pod", 0)
 		require.NoError(t, err)
 		body, err := s.PutPayload(ctx, []byte(strings.Repeat(secret, 10_000)))
 		require.NoError(t, err)
 		h.payload = body.Ref
-		p.tasks.Pause()
 		h.secretTask(a, 2)
 	}
 	for c := range tasks.ListConsumers(ctx).Info() {

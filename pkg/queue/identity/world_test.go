@@ -95,6 +95,7 @@ type world struct {
 	certificate *queue.Certificate
 	config      queue.ServerConfig
 	ackWait     time.Duration // of pods that are started from now on
+	slots       int           // of these pods too
 
 	server *queue.Server
 	queue  *queue.Queue
@@ -103,7 +104,7 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	w := &world{t: t, ca: newCA(t), dir: t.TempDir()}
+	w := &world{t: t, ca: newCA(t), dir: t.TempDir(), slots: 2}
 	var err error
 	w.authority, err = identity.NewAuthority(time.Now())
 	require.NoError(t, err)
@@ -203,7 +204,7 @@ func (w *world) pod(a identity.Agent) *pod {
 	p.queue, err = queue.Attach(w.t.Context(), p.nc, a.Namespace, a.Name, queue.Config{Logger: quiet(), Timeout: patience})
 	require.NoError(w.t, err)
 	p.work = work.NewClient(p.nc)
-	p.tasks, err = p.queue.Tasks(w.t.Context(), a.Namespace, a.Name, queue.TasksConfig{Slots: 2, AckWait: w.ackWait})
+	p.tasks, err = p.queue.Tasks(w.t.Context(), a.Namespace, a.Name, queue.TasksConfig{Slots: w.slots, AckWait: w.ackWait})
 	require.NoError(w.t, err)
 	return p
 }

@@ -102,7 +102,7 @@ func (a *attempt) open(ctx context.Context) ([]llm.Message, error) {
 
 // equip gives the model a tool to read large results on, once there is one.
 func (a *attempt) equip() error {
-	if !a.conv.stored || a.tools.Has(tools.ReadPayloadName) {
+	if !a.conv.stored || a.tools.Has(task.ReadPayloadName) {
 		return nil
 	}
 	more, err := a.tools.With(tools.NewReadPayload(a.session))

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
-	"strings"
 
 	"arkonis.dev/ark/pkg/llm"
 	"arkonis.dev/ark/pkg/task"
@@ -133,7 +132,7 @@ func (c *conversation) toolEnd(e *work.ToolEnd) {
 		c.messages[c.prompt].Text = e.Text + c.messages[c.prompt].Text
 		return
 	}
-	c.stored = c.stored || strings.Contains(e.Text, readOn)
+	c.stored = c.stored || task.ShowsBeginning(e.Text)
 	for i := range c.turn {
 		if c.turn[i].id == e.ID {
 			c.turn[i].result = &tools.Result{Text: e.Text, IsError: e.IsError}

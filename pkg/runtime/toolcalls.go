@@ -19,8 +19,6 @@ const (
 	inlineResult = 64 << 10
 	// firstPart is how much of a longer one goes to the model at once.
 	firstPart = 16 << 10
-	// readOn stands below the first part.
-	readOn = "Read on with " + tools.ReadPayloadName + ", id "
 )
 
 // ended is a tool call that came back.
@@ -131,9 +129,7 @@ func (a *attempt) takeIn(ctx context.Context, e ended) error {
 		if err != nil {
 			return fmt.Errorf("store the result of %s: %w", e.call.call.Name, err)
 		}
-		part := head(text, firstPart)
-		text = fmt.Sprintf("%s\n\n(These are the first %d of %d bytes. %s%q.)",
-			part, len(part), len(text), readOn, tools.PayloadID(*stored.Ref))
+		text = stored.Ref.Beginning(head(text, firstPart))
 	}
 	return a.put(work.Entry{ToolEnd: &work.ToolEnd{ID: e.call.id, Text: text, IsError: e.result.IsError}})
 }

@@ -10,7 +10,9 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -54,7 +56,12 @@ type Task struct {
 	PromptHash   string          `json:"promptHash,omitempty"`   // of the system prompt that the task was made for
 	OutputSchema json.RawMessage `json:"outputSchema,omitempty"` // JSON Schema of the answer
 	Model        string          `json:"model,omitempty"`        // instead of the agent's own (semanticModel)
-	Capabilities []Capability    `json:"capabilities,omitempty"` // KindRoute: what may be chosen
+
+	// Attached are payloads of the run of which the prompt shows the beginning only (see Ref.Beginning): the model is
+	// offered read_payload from the start. Delegates inherit them.
+	Attached []Ref `json:"attached,omitempty"`
+
+	Capabilities []Capability `json:"capabilities,omitempty"` // KindRoute: what may be chosen
 
 	// TimeoutSeconds bounds the work itself, from the first take-over and over redeliveries; 0 leaves it to the
 	// agent's limits. Deadline is the run's: the only time that ends a task that still waits in the queue.
@@ -124,6 +131,34 @@ type Ref struct {
 	SHA256  string `json:"sha256"`
 	Preview string `json:"preview,omitempty"`
 }
+
+// ReadPayloadName is the tool with which a model reads on in a text of which it was given the beginning.
+const ReadPayloadName = "read_payload"
+
+// ID is how a model names a payload of its run; ParsePayloadID reads it.
+func (r Ref) ID() string { return r.SHA256 + "-" + strconv.FormatInt(r.Size, 10) }
+
+// ParsePayloadID is the reference that an ID stands for within a run, without a preview. It reports whether it is one;
+// whether there is such a payload is for the store to say.
+func ParsePayloadID(runUID, id string) (Ref, bool) {
+	sum, size, _ := strings.Cut(id, "-")
+	n, err := strconv.ParseInt(size, 10, 64)
+	if raw, bad := hex.DecodeString(sum); bad != nil || len(raw) != sha256.Size || err != nil || n < 0 {
+		return Ref{}, false
+	}
+	return Ref{Key: runUID + "/" + sum, SHA256: sum, Size: n}, true
+}
+
+// Beginning shows a model the first part of a payload and says how to read on in it.
+func (r Ref) Beginning(first string) string {
+	return fmt.Sprintf("%s\n\n(These are the first %d of %d bytes. %s%q.)", first, len(first), r.Size, readOn, r.ID())
+}
+
+// ShowsBeginning says whether a text was made by Beginning, or looks like it.
+func ShowsBeginning(text string) bool { return strings.Contains(text, readOn) }
+
+// readOn stands below the first part.
+const readOn = "Read on with " + ReadPayloadName + ", id "
 
 // Status is how a task ended.
 type Status string

@@ -2,11 +2,9 @@ package tools
 
 import (
 	"context"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strconv"
 	"strings"
 	"unicode/utf8"
 
@@ -14,9 +12,6 @@ import (
 	"arkonis.dev/ark/pkg/task"
 	"arkonis.dev/ark/pkg/work"
 )
-
-// ReadPayloadName is the name of the tool that pages through large results.
-const ReadPayloadName = "read_payload"
 
 const (
 	// maxPage is how much of a payload a model reads with one call, in bytes.
@@ -32,23 +27,10 @@ type ReadPayload struct{ session *work.Session }
 // NewReadPayload makes the tool for the task of a session.
 func NewReadPayload(s *work.Session) *ReadPayload { return &ReadPayload{session: s} }
 
-// PayloadID is how a model names a stored result.
-func PayloadID(ref task.Ref) string { return ref.SHA256 + "-" + strconv.FormatInt(ref.Size, 10) }
-
-// parsePayloadID is the reverse of PayloadID, within a run.
-func parsePayloadID(runUID, id string) (task.Ref, bool) {
-	sum, size, _ := strings.Cut(id, "-")
-	n, err := strconv.ParseInt(size, 10, 64)
-	if raw, bad := hex.DecodeString(sum); bad != nil || len(raw) != 32 || err != nil || n < 0 {
-		return task.Ref{}, false
-	}
-	return task.Ref{Key: runUID + "/" + sum, SHA256: sum, Size: n}, true
-}
-
 // Spec is what the model sees.
 func (*ReadPayload) Spec() llm.Tool {
 	return llm.Tool{
-		Name:        ReadPayloadName,
+		Name:        task.ReadPayloadName,
 		Description: "Read on in a large result. Returns the text from a byte offset on and says where the next part begins.",
 		Schema: json.RawMessage(fmt.Sprintf(`{"type":"object","properties":{`+
 			`"id":{"type":"string","description":"the id that stands below the first part of the result"},`+
@@ -69,14 +51,14 @@ func (r *ReadPayload) Call(ctx context.Context, call Call) (Result, error) {
 		Length int    `json:"length"`
 	}{Length: maxPage}
 	if err := json.Unmarshal(call.Args, &args); err != nil {
-		return Errorf("%s: %v", ReadPayloadName, err), nil
+		return Errorf("%s: %v", task.ReadPayloadName, err), nil
 	}
-	ref, ok := parsePayloadID(r.session.Task().Run.UID, args.ID)
+	ref, ok := task.ParsePayloadID(r.session.Task().Run.UID, args.ID)
 	if !ok {
-		return Errorf("%s: %q is not the id of a stored result", ReadPayloadName, args.ID), nil
+		return Errorf("%s: %q is not the id of a stored result", task.ReadPayloadName, args.ID), nil
 	}
 	if args.Offset >= ref.Size {
-		return Errorf("%s: offset %d is behind the end, the text has %d bytes", ReadPayloadName, args.Offset, ref.Size), nil
+		return Errorf("%s: offset %d is behind the end, the text has %d bytes", task.ReadPayloadName, args.Offset, ref.Size), nil
 	}
 	page, err := r.session.GetPayload(ctx, ref, args.Offset, args.Length)
 	if err != nil {

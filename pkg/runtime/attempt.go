@@ -24,6 +24,7 @@ type attempt struct {
 	task    *task.Task
 	place   *place
 	log     *slog.Logger
+	giveWay context.CancelCauseFunc // ends the attempt
 
 	model     string
 	prompt    string // the task's own
@@ -40,9 +41,9 @@ type attempt struct {
 }
 
 // newAttempt replays the journal of a session.
-func (r *Runtime) newAttempt(ctx context.Context, s *work.Session, p *place, log *slog.Logger) (*attempt, error) {
+func (r *Runtime) newAttempt(ctx context.Context, s *work.Session, p *place, giveWay context.CancelCauseFunc, log *slog.Logger) (*attempt, error) {
 	c := &r.config
-	a := &attempt{config: c, session: s, task: s.Task(), place: p, log: log, tools: c.Tools, replaying: true, model: c.Model, embedding: make(chan struct{}, 1)}
+	a := &attempt{config: c, session: s, task: s.Task(), place: p, giveWay: giveWay, log: log, tools: c.Tools, replaying: true, model: c.Model, embedding: make(chan struct{}, 1)}
 	a.answered = func() { r.health.proven(time.Now(), a.model) }
 	if a.task.Model != "" {
 		a.model = a.task.Model
@@ -146,7 +147,7 @@ func (a *attempt) flush(ctx context.Context) error {
 // without it.
 func (a *attempt) append(ctx context.Context, entries ...work.Entry) error {
 	for tries := 1; ; tries++ {
-		err := a.session.Append(ctx, entries...)
+		err := a.session.Reserve(ctx, a.config.Heartbeat, a.stall, entries...)
 		if err == nil || !errors.Is(err, work.ErrUnavailable) {
 			return err
 		}
@@ -156,6 +157,13 @@ func (a *attempt) append(ctx context.Context, entries ...work.Entry) error {
 		if !sleep(ctx, a.config.Backoff.wait(tries, 0, 1)) {
 			return err
 		}
+	}
+}
+
+// stall hears that a reservation waits for others.
+func (a *attempt) stall() {
+	if a.place.stall() {
+		a.giveWay(errGiveWay)
 	}
 }
 

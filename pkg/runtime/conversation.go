@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 
 	"arkonis.dev/ark/pkg/llm"
 	"arkonis.dev/ark/pkg/task"
@@ -160,7 +161,11 @@ func (c *conversation) pending() []toolCall {
 	return open
 }
 
+// note keeps what is told with the result: each text once, and of waits for the budget the last one.
 func (c *conversation) note(text string) {
+	if strings.HasPrefix(text, waitedUntil) {
+		c.notes = slices.DeleteFunc(c.notes, func(other string) bool { return strings.HasPrefix(other, waitedUntil) })
+	}
 	if !slices.Contains(c.notes, text) {
 		c.notes = append(c.notes, text)
 	}

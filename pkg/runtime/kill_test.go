@@ -238,3 +238,35 @@ func TestKilledModelCallIsMadeAgain(t *testing.T) {
 	require.Len(t, r.Notes, 1)
 	require.Contains(t, r.Notes[0], "1 model call")
 }
+
+// The only place of the only pod that is left is taken by a task that waits for the tokens which a dead process has
+// reserved. It lends the place: the dead one's task is taken over, which settles its reservation, and nobody waits any more.
+func TestReservationOfTheDeadHoldsNobodyUpForEver(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, modelserver.Config{})
+	all := []*task.Task{w.task("payer", "x"), w.task("payer", "y"), w.task("payer", "z"), w.task("payer", "zz")}
+	for _, tk := range all {
+		tk.TimeoutSeconds = int64((10 * patience).Seconds())
+		tk.Deadline = tk.Created.Add(10 * patience)
+		tk.Budgets = []task.Budget{{Scope: "run." + runUID, Limit: 3 * runtime.DefaultMaxTokensPerCall / 2}} // enough for one call
+	}
+	// One that takes a task, reserves, and is never heard of again.
+	dead, err := w.queue.Tasks(t.Context(), namespace, "payer", queue.TasksConfig{AckWait: killAckWait})
+	require.NoError(t, err)
+	w.submit(all[0])
+	d, err := dead.Next(t.Context())
+	require.NoError(t, err)
+	s, err := work.NewClient(w.nc).TakeOver(t.Context(), d.Key(), "payer-0", 0)
+	require.NoError(t, err)
+	require.NoError(t, s.Append(t.Context(), work.Entry{Intent: &work.Intent{Call: 1, Reserve: runtime.DefaultMaxTokensPerCall, Model: "m-1"}}))
+
+	w.agent("payer", func(c *runtime.Config) {
+		c.Pod, c.Limits.MaxConcurrentTasks = "payer-1", 1
+		c.AckWait, c.Heartbeat = killAckWait, killAckWait/4
+	})
+	w.submit(all[1:]...)
+	for _, tk := range all {
+		require.Equal(t, task.CodeBudgetExceeded, w.result(tk.ID).Error.Code)
+	}
+	require.Empty(t, w.models.Calls())
+}

@@ -2,6 +2,7 @@ package runtime
 
 import (
 	"context"
+	"slices"
 	"sync"
 )
 
@@ -9,12 +10,17 @@ import (
 // that work that was begun gets finished.
 type slots struct {
 	mu        sync.Mutex
+	size      int
 	free      int
 	returning []chan struct{} // closed when its place is there
+	// stalled hold a place and wait for tokens that others have reserved, in the order in which they said so; lender has
+	// given its place up for that.
+	stalled []*place
+	lender  *place
 }
 
 func newSlots(n int) *slots {
-	return &slots{free: n}
+	return &slots{size: n, free: n}
 }
 
 // try takes a place for a new task if one is free.
@@ -69,6 +75,54 @@ func (s *slots) retake(ctx context.Context) error {
 	return context.Cause(ctx)
 }
 
+// stalling is what a task that waits for tokens does with its place.
+type stalling int
+
+const (
+	stalledStays stalling = iota // it waits on
+	stalledLends                 // it waits on without its place
+	stalledEnds                  // it is handed back to the queue
+)
+
+// stall decides what a task with a place does that waits for tokens that others have reserved. They may belong to tasks
+// whose process has died, and those settle only when somebody takes them from the queue: while everybody here waits, one
+// lends its place for that, and who came last and has to wait in it as well is handed back to the queue, so that the next
+// one comes. All others keep their turn, and at most one task more is held than there are places.
+func (s *slots) stall(p *place) stalling {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !slices.Contains(s.stalled, p) {
+		s.stalled = append(s.stalled, p)
+	}
+	switch {
+	case s.free > 0 || len(s.stalled) < s.size:
+		return stalledStays
+	case s.lender == nil:
+		s.lender = p
+		s.forget(p)
+		return stalledLends
+	case s.stalled[len(s.stalled)-1] == p:
+		return stalledEnds
+	default:
+		return stalledStays
+	}
+}
+
+// forget takes a task from those that hold a place and wait. It is called with the lock held.
+func (s *slots) forget(p *place) {
+	s.stalled = slices.DeleteFunc(s.stalled, func(other *place) bool { return other == p })
+}
+
+// unstall is called when a task does not wait for tokens any more and has a place again or needs none.
+func (s *slots) unstall(p *place) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.forget(p)
+	if s.lender == p {
+		s.lender = nil
+	}
+}
+
 // place is one task's place. The tool calls of a turn run at once: the place is given up while all of those that
 // still run wait for somebody else.
 type place struct {
@@ -78,8 +132,11 @@ type place struct {
 
 	mu      sync.Mutex
 	held    bool
-	running int           // tool calls that have begun and not ended
-	waiting int           // those of them that wait
+	running int // tool calls that have begun and not ended
+	waiting int // those of them that wait
+	closed  bool
+	stalled bool          // it waits for tokens
+	counts  bool          // as a tool call that waits
 	back    chan struct{} // while the place is being taken again: closed when that ended
 }
 
@@ -104,10 +161,58 @@ func (p *place) end() {
 // leaveIfIdle gives the place up when every running call waits.
 func (p *place) leaveIfIdle() {
 	if p.held && p.running > 0 && p.waiting == p.running {
-		p.held = false
-		p.slots.release()
-		p.yield()
+		p.giveUp()
 	}
+}
+
+// giveUp gives the place up for a time. It is called with the lock held.
+func (p *place) giveUp() {
+	p.held = false
+	p.slots.release()
+	p.yield()
+}
+
+// stall is called now and then while the task waits for tokens that others have reserved. It says whether the task is to
+// be handed back to the queue. A call of unstall follows.
+func (p *place) stall() (handBack bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return false
+	}
+	if !p.stalled {
+		p.stalled, p.counts = true, p.running > 0
+		if p.counts {
+			p.waiting++
+		}
+	}
+	if !p.held || p.waiting < p.running {
+		return false
+	}
+	switch p.slots.stall(p) {
+	case stalledLends:
+		p.giveUp()
+	case stalledEnds:
+		return true
+	case stalledStays:
+	}
+	return false
+}
+
+// unstall returns when the task has its place again, if it stalled.
+func (p *place) unstall(ctx context.Context) error {
+	p.mu.Lock()
+	stalled := p.stalled
+	if stalled && p.counts {
+		p.waiting--
+	}
+	p.stalled, p.counts = false, false
+	p.mu.Unlock()
+	if !stalled {
+		return nil
+	}
+	defer p.slots.unstall(p)
+	return p.retake(ctx)
 }
 
 // wait runs fn, which waits for somebody else, and returns when the task has its place again.
@@ -163,6 +268,7 @@ func (p *place) retake(ctx context.Context) error {
 func (p *place) close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.closed = true
 	if !p.held {
 		p.resume() // it was given up for a time, and now for good by whoever ends the delivery
 		return

@@ -113,6 +113,7 @@ func (a *attempt) reserve(ctx context.Context, intent *work.Intent) error {
 	defer a.mu.Unlock()
 	entry := work.Entry{Intent: intent}
 	err := a.append(ctx, append(a.carry, entry)...)
+	back := a.place.unstall(ctx)
 	if _, refused := errors.AsType[*work.BudgetError](err); refused {
 		a.config.Telemetry.BudgetRefused(ctx, a.task.Agent)
 	}
@@ -123,7 +124,16 @@ func (a *attempt) reserve(ctx context.Context, intent *work.Intent) error {
 		return err
 	}
 	a.carry = nil
-	return a.conv.apply(entry)
+	if err := a.conv.apply(entry); err != nil || back == nil {
+		return err
+	}
+	unused := work.Entry{Failed: &work.CallFailed{Call: intent.Call, Code: task.CodeCancelled, Message: "the call was not made: its task ended before it had its place again"}}
+	if err := a.conv.apply(unused); err != nil {
+		return err
+	}
+	a.carry = append(a.carry, unused)
+	a.giveBack(ctx)
+	return back
 }
 
 // giveBack journals what is carried without the intent that was to follow it.

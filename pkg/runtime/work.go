@@ -71,7 +71,9 @@ func (r *Runtime) attempt(ctx context.Context, d *queue.Delivery, p *place, log 
 	ctx, cancel := within(ctx, session.Task(), workedSince(session), r.config.Limits.Timeout)
 	defer cancel()
 	defer r.keepAlive(ctx, d, log)()
-	a, err := r.newAttempt(ctx, session, p, log)
+	ctx, giveWay := context.WithCancelCause(ctx)
+	defer giveWay(nil)
+	a, err := r.newAttempt(ctx, session, p, giveWay, log)
 	if err != nil {
 		return r.ended(ctx, a, d, err)
 	}
@@ -86,6 +88,9 @@ func (r *Runtime) takeOver(ctx context.Context, d *queue.Delivery) (*work.Sessio
 // quiet is how long nothing was stored of a task at least that the queue rightly takes from a pod: AckWait after the last
 // heartbeat, and no more than the time between two of them after what was stored last.
 func (r *Runtime) quiet() time.Duration { return r.config.AckWait - r.config.Heartbeat }
+
+// rest is how long a task is handed back for that has to wait for what other pods do.
+func (r *Runtime) rest() time.Duration { return max(r.quiet(), 2*r.config.Heartbeat) }
 
 func (r *Runtime) taken(ctx context.Context, d *queue.Delivery, s *work.Session, log *slog.Logger) {
 	again := s.TakeOvers() > 1
@@ -104,7 +109,7 @@ func (r *Runtime) notTaken(ctx context.Context, d *queue.Delivery, err error, lo
 	case errors.Is(err, work.ErrHeld):
 		// The heartbeats of a pod that is alive keep the task from coming back.
 		log.DebugContext(ctx, "task was not taken over, another pod is at work on it")
-		return handBack(max(r.quiet(), 2*r.config.Heartbeat))
+		return handBack(r.rest())
 	case errors.As(err, &failure):
 		return outcome{result: r.bare(d.Task, failure)}
 	case ctx.Err() != nil && errors.As(context.Cause(ctx), &failure):
@@ -202,15 +207,15 @@ func (r *Runtime) ended(ctx context.Context, a *attempt, d *queue.Delivery, err 
 	case errors.Is(err, errHandBack):
 		a.keep(linger)
 		return handBack(0)
+	case errors.Is(err, errGiveWay) && a != nil:
+		return a.waits(linger, time.Now().Add(r.rest()), err)
+	case errors.Is(err, errGiveWay):
+		return handBack(r.rest())
 	case errors.Is(err, work.ErrUnavailable):
 		return handBack(unavailableDelay)
 	}
 	if until, ok := r.budgetFrees(err); ok && a != nil {
-		a.carry = append(a.carry, work.Entry{Note: waitedUntil + until.UTC().Format(time.RFC3339)})
-		a.keep(linger)
-		a.tell(linger, queue.Progress{Event: queue.EventWait, Why: failure(err).Error()})
-		a.log.InfoContext(linger, "task waits for its budget", "until", until, "error", err)
-		return handBack(max(time.Until(until), unavailableDelay))
+		return a.waits(linger, until, err)
 	}
 	if a == nil {
 		return outcome{result: r.bare(d.Task, failure(err))}
@@ -226,6 +231,15 @@ func (r *Runtime) ended(ctx context.Context, a *attempt, d *queue.Delivery, err 
 	}
 	r.config.Telemetry.CallUnknown(ctx, d.Task.Agent, int(a.conv.usage.UnknownCalls))
 	return outcome{result: result, keep: keep}
+}
+
+// waits hands a task back that waits for its budget: that was no crash, and is not the task's own time.
+func (a *attempt) waits(ctx context.Context, until time.Time, why error) outcome {
+	a.carry = append(a.carry, work.Entry{Note: waitedUntil + until.UTC().Format(time.RFC3339)})
+	a.keep(ctx)
+	a.tell(ctx, queue.Progress{Event: queue.EventWait, Why: failure(why).Error()})
+	a.log.InfoContext(ctx, "task waits for its budget", "until", until, "error", why)
+	return handBack(max(time.Until(until), unavailableDelay))
 }
 
 // reason is why a task ended: the end of its context explains errors that followed from it.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/nats-io/nuid"
 	"golang.org/x/sync/errgroup"
@@ -40,15 +41,22 @@ type pending struct {
 // or others: what is stored already is not stored twice, and a reservation that was made meanwhile for an Intent that is
 // not appended again is given back. An Append without entries does only that.
 func (s *Session) Append(ctx context.Context, entries ...Entry) error {
+	return s.Reserve(ctx, s.client.poll, func() {}, entries...)
+}
+
+// Reserve is Append for entries with an Intent whose caller wants to know that it waits for others: waits is called, by this
+// goroutine, each time the reservation has waited that long, or for as long as the service lets anybody wait for an answer
+// if that is shorter. It keeps its turn meanwhile.
+func (s *Session) Reserve(ctx context.Context, every time.Duration, waits func(), entries ...Entry) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.append(ctx, entries); err != nil {
+	if err := s.append(ctx, every, waits, entries); err != nil {
 		return fmt.Errorf("append to the journal of task %s: %w", s.holder.Task, err)
 	}
 	return nil
 }
 
-func (s *Session) append(ctx context.Context, entries []Entry) error {
+func (s *Session) append(ctx context.Context, every time.Duration, waits func(), entries []Entry) error {
 	texts, err := encodeEntries(entries)
 	if err != nil {
 		return err
@@ -68,7 +76,7 @@ func (s *Session) append(ctx context.Context, entries []Entry) error {
 		}
 		s.pending = &pending{n: s.appends + 1, id: nuid.Next(), entries: sent, texts: texts}
 	}
-	return s.sendPending(ctx)
+	return s.sendPending(ctx, every, waits)
 }
 
 func encodeEntries(entries []Entry) ([][]byte, error) {
@@ -98,10 +106,10 @@ func common(a, b [][]byte) int {
 }
 
 // sendPending sends the pending append until it is decided.
-func (s *Session) sendPending(ctx context.Context) error {
+func (s *Session) sendPending(ctx context.Context, every time.Duration, waits func()) error {
 	limit := min(settleLimit, s.client.poll)
 	if slices.ContainsFunc(s.pending.entries, func(e Entry) bool { return e.Intent != nil }) {
-		limit = s.client.poll
+		limit = min(every, s.client.poll)
 	}
 	for {
 		p, wait := s.pending, untilEnd(ctx, limit)
@@ -111,6 +119,7 @@ func (s *Session) sendPending(ctx context.Context) error {
 		case err != nil:
 			return s.notAppended(ctx, err)
 		case reply.Waiting:
+			waits()
 			continue
 		}
 		s.appends, s.pending = p.n, nil

@@ -160,7 +160,7 @@ func (a *attempt) append(ctx context.Context, entries ...work.Entry) error {
 	}
 }
 
-// stall hears that a reservation waits for others.
+// stall hears that a reservation waits for others. Only reserve appends intents, and unstalls.
 func (a *attempt) stall() {
 	if a.place.stall() {
 		a.giveWay(errGiveWay)

@@ -97,7 +97,7 @@ func (s *slots) stall(p *place) stalling {
 	switch {
 	case s.free > 0 || len(s.stalled) < s.size:
 		return stalledStays
-	case s.lender == nil:
+	case s.lender == nil || s.lender == p: // one that came back for something else lends again
 		s.lender = p
 		s.forget(p)
 		return stalledLends
@@ -132,11 +132,10 @@ type place struct {
 
 	mu      sync.Mutex
 	held    bool
-	running int // tool calls that have begun and not ended
-	waiting int // those of them that wait
-	closed  bool
-	stalled bool          // it waits for tokens
-	counts  bool          // as a tool call that waits
+	running int           // tool calls that have begun and not ended
+	waiting int           // those of them that wait for somebody else
+	closed  bool          // given up for good
+	stalled bool          // the task, or one of its tool calls, waits for tokens
 	back    chan struct{} // while the place is being taken again: closed when that ended
 }
 
@@ -180,13 +179,9 @@ func (p *place) stall() (handBack bool) {
 	if p.closed {
 		return false
 	}
-	if !p.stalled {
-		p.stalled, p.counts = true, p.running > 0
-		if p.counts {
-			p.waiting++
-		}
-	}
-	if !p.held || p.waiting < p.running {
+	p.stalled = true
+	// While tool calls run, the one that waits for tokens is one of them.
+	if !p.held || p.waiting+1 < p.running {
 		return false
 	}
 	switch p.slots.stall(p) {
@@ -203,10 +198,7 @@ func (p *place) stall() (handBack bool) {
 func (p *place) unstall(ctx context.Context) error {
 	p.mu.Lock()
 	stalled := p.stalled
-	if stalled && p.counts {
-		p.waiting--
-	}
-	p.stalled, p.counts = false, false
+	p.stalled = false
 	p.mu.Unlock()
 	if !stalled {
 		return nil

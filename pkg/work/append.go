@@ -44,9 +44,9 @@ func (s *Session) Append(ctx context.Context, entries ...Entry) error {
 	return s.Reserve(ctx, s.client.poll, func() {}, entries...)
 }
 
-// Reserve is Append for entries with an Intent whose caller wants to know that it waits for others: waits is called, by this
-// goroutine, each time the reservation has waited that long, or for as long as the service lets anybody wait for an answer
-// if that is shorter. It keeps its turn meanwhile.
+// Reserve is Append whose caller wants to know that an Intent waits for others' open reservations: waits is called, by this
+// goroutine, each time it has waited that long, or for as long as the service lets anybody wait for an answer if that is
+// shorter. It keeps its turn meanwhile. Of a service that is merely slow waits does not hear.
 func (s *Session) Reserve(ctx context.Context, every time.Duration, waits func(), entries ...Entry) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -119,7 +119,9 @@ func (s *Session) sendPending(ctx context.Context, every time.Duration, waits fu
 		case err != nil:
 			return s.notAppended(ctx, err)
 		case reply.Waiting:
-			waits()
+			if reply.Blocked {
+				waits()
+			}
 			continue
 		}
 		s.appends, s.pending = p.n, nil

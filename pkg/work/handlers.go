@@ -256,7 +256,7 @@ func (s *Service) appendFor(ctx context.Context, gone <-chan struct{}, c caller,
 		}
 		return &appendReply{}, run.err
 	case <-timer.C:
-		return &appendReply{Waiting: true}, nil
+		return &appendReply{Waiting: true, Blocked: s.book.blocks(run.action)}, nil
 	case <-gone:
 		return nil, errStopping
 	case <-ctx.Done():

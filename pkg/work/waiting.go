@@ -180,6 +180,13 @@ func (b *book) wait(o *op) {
 	}
 }
 
+// blocks says whether an append waits for others' reservations.
+func (b *book) blocks(a *appending) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.ContainsFunc(b.waiting, func(o *op) bool { return o.action == a })
+}
+
 // unwait is the reverse.
 func (b *book) unwait(o *op) {
 	b.waiting = slices.DeleteFunc(b.waiting, func(other *op) bool { return other == o })

@@ -106,6 +106,7 @@ type appendRequest struct {
 
 type appendReply struct {
 	Waiting bool `json:"waiting,omitempty"` // ask again
+	Blocked bool `json:"blocked,omitempty"` // beside Waiting: it waits for others' reservations
 }
 
 // withdrawRequest gives up an append: what is not stored of it never will be. Its number is used up.

@@ -83,7 +83,14 @@ type Request struct {
 	Capabilities []task.Capability
 	// Agent is the agent's name: a mock script matches on it.
 	Agent string
+	// Room is called once, on the calling goroutine, before an answer takes more than a few times SmallAnswer of memory,
+	// and returns when there is room for it, or with an error that ends the call. nil says that nobody asks for long
+	// answers: one above SmallAnswer is an error.
+	Room func(context.Context) error
 }
+
+// SmallAnswer is the size in bytes up to which answers need no Request.Room.
+const SmallAnswer = 8 << 20
 
 // Chunk is a piece of an answer while it streams.
 type Chunk struct {

@@ -12,16 +12,17 @@ import (
 
 // answer gathers the pieces of one answer.
 type answer struct {
-	text, reasoning strings.Builder
-	blocks          []*block
-	byIndex         map[int]*block
-	calls           int
-	size            int
-	stop            string
-	explanation     string // of a refusal
-	count           count
-	model, id       string
-	onChunk         func(llm.Chunk)
+	text        exchange.Gather
+	reasoning   strings.Builder
+	blocks      []*block
+	byIndex     map[int]*block
+	calls       int
+	beside      int // bytes of all but the text
+	stop        string
+	explanation string // of a refusal
+	count       count
+	model, id   string
+	onChunk     func(llm.Chunk)
 }
 
 // The kinds of blocks that are kept; others are tools of the server's own, which nobody asked for.
@@ -42,8 +43,8 @@ type block struct {
 	arguments strings.Builder // and those that came in fragments
 }
 
-// Begun says that something of what the model wrote has arrived.
-func (a *answer) Begun() bool { return a.size > 0 }
+// Size is how many bytes of what the model wrote have arrived.
+func (a *answer) Size() int { return a.text.Len() + a.beside }
 
 // Finished says that the stop reason has arrived. Every block is whole by then.
 func (a *answer) Finished() bool { return a.stop != "" }
@@ -156,7 +157,7 @@ func (a *answer) start(index int, c *content) error {
 	case kindTool:
 		b.id, b.name = exchange.Text(c.ID), exchange.Text(c.Name)
 		if a.calls++; a.calls > exchange.MaxToolCalls {
-			return exchange.ErrTooMuch
+			return &exchange.Excess{Of: fmt.Sprintf("%d tool calls", exchange.MaxToolCalls)}
 		}
 		if object := strings.TrimSpace(string(c.Input)); !exchange.Null(c.Input) && object != "{}" {
 			b.input = c.Input
@@ -165,10 +166,10 @@ func (a *answer) start(index int, c *content) error {
 		return nil
 	}
 	if len(a.blocks) == maxBlocks {
-		return exchange.ErrTooMuch
+		return &exchange.Excess{Of: fmt.Sprintf("%d blocks", maxBlocks)}
 	}
 	a.blocks = append(a.blocks, b)
-	if err := a.room(len(b.id) + len(b.name) + len(b.input)); err != nil {
+	if err := a.room(0, len(b.id)+len(b.name)+len(b.input)); err != nil {
 		return err
 	}
 	return a.grow(index, c)
@@ -186,7 +187,7 @@ func (a *answer) grow(index int, c *content) error {
 	signed, partial := "", ""
 	switch b.kind {
 	case kindText:
-		chunk.Text = exchange.Text(c.Text)
+		chunk.Text = string(c.Text)
 	case kindThinking:
 		chunk.Reasoning, signed = exchange.Text(c.Thinking), exchange.Text(c.Signature)
 	case kindRedacted:
@@ -194,11 +195,11 @@ func (a *answer) grow(index int, c *content) error {
 	case kindTool:
 		partial = exchange.Text(c.Partial)
 	}
-	if err := a.room(len(chunk.Text) + len(chunk.Reasoning) + len(signed) + len(partial)); err != nil {
+	if err := a.room(len(chunk.Text), len(chunk.Reasoning)+len(signed)+len(partial)); err != nil {
 		return err
 	}
 	b.n += len(chunk.Text) + len(chunk.Reasoning)
-	a.text.WriteString(chunk.Text)
+	a.text.Add(chunk.Text)
 	a.reasoning.WriteString(chunk.Reasoning)
 	b.signed.WriteString(signed)
 	b.arguments.WriteString(partial)
@@ -208,11 +209,10 @@ func (a *answer) grow(index int, c *content) error {
 	return nil
 }
 
-func (a *answer) room(n int) error {
-	if a.size += n; a.size > exchange.MaxAnswer {
-		return exchange.ErrTooMuch
-	}
-	return nil
+// room makes sure that there may be so much more.
+func (a *answer) room(text, beside int) error {
+	a.beside += beside
+	return exchange.Within(a.text.Len()+text, a.beside)
 }
 
 // response is the whole answer; there is one only with a stop reason.

@@ -29,7 +29,7 @@ func (c *call) do(ctx context.Context) (*llm.Response, *llm.Error) {
 	if c.out, err = newOutgoing(c.req, c.without); err != nil {
 		return nil, &llm.Error{Code: task.CodeBadTask, Message: c.p.server.Excerpt(err.Error()), Err: err}
 	}
-	failure := c.p.server.Exchange(ctx, exchange.Call{Model: c.req.Model, Send: c.send, Answer: &c.answer, Fallback: c.fallback})
+	failure := c.p.server.Exchange(ctx, exchange.Call{Model: c.req.Model, Send: c.send, Answer: &c.answer, Fallback: c.fallback, Room: c.req.Room})
 	if failure != nil {
 		return nil, failure
 	}

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"runtime"
+	"runtime/debug"
 	"strings"
 	"testing"
 	"time"
@@ -145,7 +146,9 @@ func TestBrokenAnswers(t *testing.T) {
 		return llm.Error{Code: task.CodeProviderFailed, Retry: true, Unknown: true, Message: "model server SERVER broke the connection: " + said}
 	}
 	cut := llm.Error{Code: task.CodeProviderFailed, Retry: true, Unknown: true, Message: "model server SERVER ended its answer before it was whole, without a finish reason"}
-	tooMuch := llm.Error{Code: task.CodeProviderFailed, Unknown: true, Message: "model server SERVER answered more than any model writes; see what answers at this address"}
+	tooMuch := func(of string) llm.Error {
+		return llm.Error{Code: task.CodeProviderFailed, Unknown: true, Message: "model server SERVER answered with more than " + of + ", which is the limit; ask for less, or see what answers at this address"}
+	}
 	garbage := func(said string) llm.Error {
 		return llm.Error{Code: task.CodeProviderFailed, Retry: true, Unknown: true, Message: fmt.Sprintf("model server SERVER answered something that is no answer of the messages API: %q; check the base URL", said)}
 	}
@@ -200,12 +203,12 @@ func TestBrokenAnswers(t *testing.T) {
 		"refused with a word":      {event(`{"type":"message_delta","delta":{"stop_reason":"refusal","stop_details":{"category":"bio","explanation":"no germs"}},"usage":{"output_tokens":2}}`), llm.Error{Code: task.CodeContentFiltered, Status: 200, Usage: &task.Usage{InputTokens: 9, OutputTokens: 2}, Message: `model server SERVER withheld the answer: "no germs"; change the prompt`}},
 		"context window full":      {modelserver.Reply{Text: "0123456789", Finish: "model_context_window_exceeded"}, llm.Error{Code: task.CodeContextTooLong, Status: 200, Usage: usage, Message: `model server SERVER had no room left for the answer in the model's context window; shorten the prompt or the tool results, or use a model with a larger context`}},
 		"paused":                   {modelserver.Reply{Text: "0123456789", Finish: "pause_turn"}, llm.Error{Code: task.CodeProviderFailed, Status: 200, Usage: usage, Message: `model server SERVER paused in the middle of the answer, as it does for tools of its own; take those tools away from the model`}},
-		"1 GiB of chunks":          {modelserver.Reply{Fault: modelserver.FaultHuge}, tooMuch},
-		"1 GiB in a line":          {modelserver.Reply{Fault: modelserver.FaultLine}, tooMuch},
-		"1 GiB from a gzip bomb":   {modelserver.Reply{Fault: modelserver.FaultBomb}, tooMuch},
+		"1 GiB of chunks":          {modelserver.Reply{Fault: modelserver.FaultHuge}, tooMuch("8 MiB, where no long answer is asked for")},
+		"1 GiB in a line":          {modelserver.Reply{Fault: modelserver.FaultLine}, tooMuch("8 MiB, where no long answer is asked for")},
+		"1 GiB from a gzip bomb":   {modelserver.Reply{Fault: modelserver.FaultBomb}, tooMuch("64 MiB that are no part of an answer")},
 		"headers without an end":   {modelserver.Reply{Fault: modelserver.FaultHeaders}, broke(`"net/http: HTTP/1.x transport connection broken: net/http: server response headers exceeded 262144 bytes; aborted"`)},
-		"too many tool calls":      {modelserver.Reply{Tools: make([]modelserver.Use, exchange.MaxToolCalls+1)}, tooMuch},
-		"too many blocks":          {modelserver.Reply{Body: strings.Repeat(`data: {"type":"content_block_start","index":0,"content_block":{"type":"text"}}`+"\n\n", 5000)}, tooMuch},
+		"too many tool calls":      {modelserver.Reply{Tools: make([]modelserver.Use, exchange.MaxToolCalls+1)}, tooMuch("256 tool calls")},
+		"too many blocks":          {modelserver.Reply{Body: strings.Repeat(`data: {"type":"content_block_start","index":0,"content_block":{"type":"text"}}`+"\n\n", 5000)}, tooMuch("4096 blocks")},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -237,18 +240,32 @@ func platform(got, want string) string {
 	return got
 }
 
-// A huge answer must not cost what it claims to be.
+// A huge answer must not cost what it claims to be, where long answers are asked for and where they are not.
 func TestHugeAnswerStaysSmall(t *testing.T) {
-	for _, fault := range []string{modelserver.FaultHuge, modelserver.FaultLine, modelserver.FaultBomb} {
+	for fault, of := range map[string]string{
+		modelserver.FaultHuge: "64 MiB of text", modelserver.FaultLine: "128 MiB in one piece",
+		modelserver.FaultBomb: "64 MiB that are no part of an answer",
+	} {
 		_, p := serve(t, modelserver.Config{Rules: []modelserver.Rule{{Reply: modelserver.Reply{Fault: fault}}}})
-		var before, after runtime.MemStats
-		runtime.GC()
-		runtime.ReadMemStats(&before)
-		_, err := p.Chat(t.Context(), ask("hello"), nil)
-		runtime.ReadMemStats(&after)
-		require.Error(t, err)
-		require.Less(t, int64(after.HeapSys)-int64(before.HeapSys), int64(128<<20), fault)
+		short, long := ask("hello"), ask("hello")
+		long.Room = func(context.Context) error { return nil }
+		require.Less(t, grown(t, p, short, "is the limit"), int64(8*llm.SmallAnswer), fault)
+		require.Less(t, grown(t, p, long, of), int64(4*exchange.MaxAnswer), fault)
 	}
+}
+
+// grown is how much memory a call takes that fails.
+func grown(t *testing.T, p llm.Provider, r llm.Request, says string) int64 {
+	t.Helper()
+	var before, after runtime.MemStats
+	debug.FreeOSMemory()
+	runtime.ReadMemStats(&before)
+	_, err := p.Chat(t.Context(), r, nil)
+	runtime.ReadMemStats(&after)
+	require.ErrorContains(t, err, says)
+	grown := int64(after.HeapSys-after.HeapReleased) - int64(before.HeapSys-before.HeapReleased)
+	t.Logf("%d MiB until %v", grown>>20, err)
+	return grown
 }
 
 // An explanation without an end is read only so far.

@@ -51,7 +51,7 @@ type message struct {
 // content is a block of an answer, a part of one, or the end of the answer.
 type content struct {
 	Type      json.RawMessage `json:"type"`
-	Text      json.RawMessage `json:"text"`
+	Text      text            `json:"text"`
 	Thinking  json.RawMessage `json:"thinking"`
 	Signature json.RawMessage `json:"signature"`
 	Data      json.RawMessage `json:"data"` // redacted_thinking
@@ -62,6 +62,15 @@ type content struct {
 
 	StopReason  json.RawMessage `json:"stop_reason"`
 	StopDetails *stopDetails    `json:"stop_details"`
+}
+
+// text is a text of any size, read without a copy of its JSON; what is no text is empty.
+type text string
+
+// UnmarshalJSON reads whatever a server wrote.
+func (t *text) UnmarshalJSON(b []byte) error {
+	*t = text(exchange.Text(b))
+	return nil
 }
 
 // stopDetails say more about a refusal.

@@ -22,7 +22,7 @@
 //	an error in the middle of an answer        as above         as above  yes
 //	reset, silence, cut stream, garbage        ProviderFailed   yes    yes
 //	no finish reason                           ProviderFailed   yes    yes
-//	more than MaxBody or MaxAnswer             ProviderFailed   no     yes
+//	more than what bounds an answer            ProviderFailed   no     yes
 //	the context ends                           Timeout or Cancelled    unless nothing was sent
 //
 // No error shows a secret: not the key, not a header's value, not what stands in the base URL.
@@ -31,6 +31,7 @@ package exchange
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptrace"
@@ -46,21 +47,51 @@ import (
 // Bounds of one answer. They stand far above what a model can write, and keep a broken server from exhausting its
 // client.
 const (
-	MaxBody       = 64 << 20 // bytes of a response body, after decompression
-	MaxAnswer     = 8 << 20  // bytes of text, reasoning and arguments together; also of one line of a stream
-	MaxToolCalls  = 256      // in one answer
+	MaxAnswer    = 64 << 20      // bytes of text
+	MaxBeside    = 8 << 20       // bytes of reasoning, names and arguments together
+	MaxPiece     = 2 * MaxAnswer // bytes of one event of a stream, or of an answer that does not stream, as JSON
+	MaxToolCalls = 256           // in one answer
+
+	// maxBody is how many bytes a response body may have after decompression, and bodyPerByte how many more with each byte
+	// of the answer that it brought: a server frames every few letters with some hundred bytes, and one that sends
+	// nothing but frames is soon cut off. Once an answer is a large one, a piece may come on top.
+	maxBody     = 64 << 20
+	bodyPerByte = 128
+
 	MaxRetryAfter = 5 * time.Minute
 )
+
+// Within is an *Excess for an answer with more bytes of text, or beside it, than an answer may have.
+func Within(text, beside int) error {
+	switch {
+	case text > MaxAnswer:
+		return &Excess{Of: fmt.Sprintf("%d MiB of text", MaxAnswer>>20)}
+	case beside > MaxBeside:
+		return &Excess{Of: fmt.Sprintf("%d MiB of reasoning and tool calls", MaxBeside>>20)}
+	default:
+		return nil
+	}
+}
+
+// Excess says of what an answer has more than answers may have. It is ErrTooMuch.
+type Excess struct {
+	Of string // the bound and what it counts: "64 MiB of text"
+}
+
+func (e *Excess) Error() string { return "more than " + e.Of }
+
+// Is says that it is ErrTooMuch.
+func (e *Excess) Is(target error) bool { return target == ErrTooMuch }
 
 const errorBodyLimit = 64 << 10
 
 // Answer gathers the pieces of one answer. It is used by one goroutine.
 type Answer interface {
 	// Add takes in one piece: the data of an event, or a whole answer that did not stream. done is the server's own
-	// mark of the end. The error is a *Said that the server told, or wraps ErrTooMuch or ErrNoAnswer.
+	// mark of the end. The error is a *Said that the server told, or an *Excess, or wraps ErrNoAnswer.
 	Add(piece []byte) (done bool, err error)
-	// Begun says that something of what the model wrote has arrived.
-	Begun() bool
+	// Size is how many bytes of what the model wrote have arrived.
+	Size() int
 	// Finished says that the answer is whole: the reason why it ended has arrived.
 	Finished() bool
 	// Usage is what the server said the whole call used; nil if it has not said so.
@@ -82,6 +113,8 @@ type Call struct {
 	// Fallback finds out whether what a server said refuses a feature that the request used, and remembers it. The
 	// note says what the next call goes without; "" is none. status is 0 for an error without one.
 	Fallback func(status int, said Said) (note string)
+	// Room is llm.Request's.
+	Room func(context.Context) error
 }
 
 // refusal is an answer other than 2xx.
@@ -115,16 +148,29 @@ func (s *Server) Exchange(parent context.Context, c Call) *llm.Error {
 		return x.failed(parent, ctx, err, nil)
 	}
 	defer func() { _ = res.Body.Close() }()
-	b, err := newBody(res, MaxBody, dog)
+	b, err := newBody(res, maxBody, dog)
 	if err != nil {
 		return x.failed(parent, ctx, err, nil)
 	}
 	r := newReader(b, c.Answer, func() { dog.tighten(s.grace) })
+	r.room = x.room(ctx)
 	if err := r.read(); err != nil {
 		return x.failed(parent, ctx, err, r.head)
 	}
 	drain(b, dog)
 	return nil
+}
+
+// room waits for the room that a large answer needs. The server is not silent meanwhile: it is not listened to.
+func (x *running) room(ctx context.Context) func() error {
+	if x.Room == nil {
+		return nil
+	}
+	return func() error {
+		x.dog.pause()
+		defer x.dog.alive()
+		return x.Room(ctx)
+	}
 }
 
 // traced hears from the transport how far the request has come.

@@ -54,7 +54,7 @@ func (x *running) broken(parent, ctx context.Context, err error, head []byte) *l
 		e.Message, e.Err = s.Sentence(fmt.Sprintf("was silent for %s", s.idle), "", "see whether it is overloaded"), errIdle
 	case errors.Is(err, ErrTooMuch):
 		e.Retry, e.Err = false, ErrTooMuch
-		e.Message = s.Sentence("answered more than any model writes", "", "see what answers at this address")
+		e.Message = s.Sentence("answered with "+err.Error()+", which is the limit", "", "ask for less, or see what answers at this address")
 	case errors.Is(err, ErrNoAnswer), errors.Is(err, errEncoded):
 		e.Err = ErrNoAnswer
 		e.Message = s.Sentence("answered something that is no answer of "+s.protocol.Name, garbage(err, head), "check the base URL")
@@ -140,7 +140,7 @@ func (x *running) told(said Said) *llm.Error {
 		status = said.Number
 	}
 	e := x.classify(status, said)
-	if x.Answer.Begun() {
+	if x.Answer.Size() > 0 {
 		e.Fallback, e.Note = false, ""
 	}
 	e.Status, e.Unknown = http.StatusOK, true

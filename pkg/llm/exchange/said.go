@@ -3,6 +3,7 @@ package exchange
 import (
 	"encoding/json"
 	"strings"
+	"unicode/utf8"
 )
 
 // Said is what a server says about a failure, whatever form it chose.
@@ -96,11 +97,61 @@ func Null(raw json.RawMessage) bool { return len(raw) == 0 || string(raw) == "nu
 
 // Text is a raw field as a string; what is no string is "".
 func Text(raw json.RawMessage) string {
+	if len(raw) == 0 || raw[0] != '"' {
+		return ""
+	}
+	if len(raw) > longText {
+		return unquoted(raw)
+	}
 	var s string
-	if len(raw) == 0 || raw[0] != '"' || json.Unmarshal(raw, &s) != nil {
+	if json.Unmarshal(raw, &s) != nil {
 		return ""
 	}
 	return s
+}
+
+// longText is the size in bytes above which a text is read in parts: at once, it would be held three times.
+const longText = 64 << 10
+
+// unquoted is a long text, whose JSON was found to be valid.
+func unquoted(raw json.RawMessage) string {
+	inner := raw[1 : len(raw)-1]
+	var text strings.Builder
+	text.Grow(len(inner))
+	part := make([]byte, 0, longText+64)
+	for len(inner) > 0 {
+		n := cutJSON(inner, longText)
+		part = append(append(append(part[:0], '"'), inner[:n]...), '"')
+		var s string
+		if json.Unmarshal(part, &s) != nil {
+			return ""
+		}
+		text.WriteString(s)
+		inner = inner[n:]
+	}
+	return text.String()
+}
+
+// cutJSON is where the inside of a JSON string can be cut, at limit or soon after it: between two characters, and not
+// behind an escape that is the first half of one.
+func cutJSON(inner []byte, limit int) int {
+	i := 0
+	for i < len(inner) {
+		half := false
+		switch {
+		case inner[i] != '\\':
+			i++
+		case i+5 < len(inner) && inner[i+1] == 'u':
+			half = (inner[i+2]|0x20) == 'd' && strings.IndexByte("89abAB", inner[i+3]) >= 0
+			i += 6
+		default:
+			i += 2
+		}
+		if i >= limit && !half && i < len(inner) && utf8.RuneStart(inner[i]) {
+			return i
+		}
+	}
+	return len(inner)
 }
 
 // Name is a raw field as a string, cut to what a name that a server makes up may cost.

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+
+	"arkonis.dev/ark/pkg/llm"
 )
 
 var (
@@ -16,10 +18,15 @@ var (
 	errCut = errors.New("the answer ends in the middle")
 )
 
-const headLimit = 2 << 10 // bytes of a body kept for the error's excerpt
+const (
+	headLimit = 2 << 10  // bytes of a body kept for the error's excerpt
+	keepLine  = 1 << 20  // bytes of a line whose memory serves for the next one
+	readSize  = 64 << 10 // bytes read at once
+)
 
 // reader reads one response body into an answer, whichever form the server chose: server-sent events or one object.
 type reader struct {
+	body    *body
 	br      *bufio.Reader
 	line    []byte
 	pending []byte // data lines of an event that is not yet whole
@@ -27,10 +34,14 @@ type reader struct {
 	answer  Answer
 	// finished is called once, when the finish reason has arrived.
 	finished func()
+	// room waits until there is room for an answer that is not small; nil: such an answer is too much. It is called
+	// once, before more than that is held.
+	room  func() error
+	roomy bool // it was called
 }
 
-func newReader(r io.Reader, a Answer, finished func()) *reader {
-	return &reader{br: bufio.NewReaderSize(r, 16<<10), answer: a, finished: finished}
+func newReader(b *body, a Answer, finished func()) *reader {
+	return &reader{body: b, br: bufio.NewReaderSize(b, 16<<10), answer: a, finished: finished}
 }
 
 // read reads until the answer is whole. Once a finish reason is there, a connection that breaks only costs the usage.
@@ -56,7 +67,7 @@ func (r *reader) end(err error) error {
 	case r.answer.Finished():
 		return nil
 	case err == nil, errors.Is(err, io.EOF):
-		if !r.answer.Begun() && len(bytes.TrimSpace(r.head)) > 0 && !r.sawData() {
+		if r.answer.Size() == 0 && len(bytes.TrimSpace(r.head)) > 0 && !r.sawData() {
 			return ErrNoAnswer
 		}
 		return errCut
@@ -84,11 +95,11 @@ func (r *reader) firstByte() (byte, error) {
 
 // object reads an answer that did not stream.
 func (r *reader) object() error {
-	b, err := io.ReadAll(io.LimitReader(r.br, 2*MaxAnswer+1))
+	b, err := r.readAll()
 	r.keepHead(b)
 	switch {
-	case errors.Is(err, ErrTooMuch), len(b) > 2*MaxAnswer:
-		return ErrTooMuch
+	case errors.Is(err, ErrTooMuch):
+		return err
 	case err != nil && !json.Valid(b):
 		return err
 	case !json.Valid(b):
@@ -105,6 +116,23 @@ func (r *reader) object() error {
 		return errCut
 	}
 	return nil
+}
+
+// readAll reads to the end.
+func (r *reader) readAll() (b []byte, err error) {
+	part := make([]byte, readSize)
+	for {
+		n, readErr := r.br.Read(part)
+		if b, err = r.join(b, part[:n]); err != nil {
+			return nil, err
+		}
+		if errors.Is(readErr, io.EOF) {
+			return b, nil
+		}
+		if readErr != nil {
+			return b, readErr
+		}
+	}
 }
 
 // next takes in one line of an event stream. done is the server's own mark of the end. What is left when the
@@ -136,10 +164,11 @@ func (r *reader) data(value []byte) (done bool, err error) {
 	if len(r.pending) == 0 && json.Valid(value) {
 		return r.add(value)
 	}
-	if len(r.pending)+len(value) > MaxAnswer {
-		return false, ErrTooMuch
+	for _, b := range [][]byte{value, {'\n'}} {
+		if r.pending, err = r.join(r.pending, b); err != nil {
+			return false, err
+		}
 	}
-	r.pending = append(append(r.pending, value...), '\n')
 	return false, nil
 }
 
@@ -154,9 +183,15 @@ func (r *reader) dispatch() (done bool, err error) {
 }
 
 func (r *reader) add(b []byte) (done bool, err error) {
-	before := r.answer.Finished()
+	before, size := r.answer.Finished(), r.answer.Size()
 	if done, err = r.answer.Add(b); err != nil {
 		return false, err
+	}
+	r.body.left += bodyPerByte * int64(r.answer.Size()-size)
+	if r.answer.Size() > llm.SmallAnswer {
+		if err := r.grow(); err != nil {
+			return false, err
+		}
 	}
 	if !before && r.answer.Finished() {
 		r.finished()
@@ -166,20 +201,50 @@ func (r *reader) add(b []byte) (done bool, err error) {
 
 // readLine reads a line with its end; the slice is good until the next call. The error io.EOF comes with the rest.
 func (r *reader) readLine() ([]byte, error) {
-	r.line = r.line[:0]
+	if r.line = r.line[:0]; cap(r.line) > keepLine {
+		r.line = nil
+	}
 	for {
 		b, err := r.br.ReadSlice('\n')
 		if len(r.line) == 0 && err == nil {
 			return b, nil
 		}
-		if len(r.line)+len(b) > MaxAnswer {
-			return nil, fmt.Errorf("read a line: %w", ErrTooMuch)
+		var full error
+		if r.line, full = r.join(r.line, b); full != nil {
+			return nil, full
 		}
-		r.line = append(r.line, b...)
 		if !errors.Is(err, bufio.ErrBufferFull) {
 			return r.line, err
 		}
 	}
+}
+
+// join adds to a piece, within its bound. A large one is given all its memory at once: to grow step by step would take
+// several times as much, and what is not written to costs nothing.
+func (r *reader) join(piece, b []byte) ([]byte, error) {
+	switch n := len(piece) + len(b); {
+	case n > MaxPiece:
+		return nil, &Excess{Of: fmt.Sprintf("%d MiB in one piece", MaxPiece>>20)}
+	case n > llm.SmallAnswer && n > cap(piece):
+		if err := r.grow(); err != nil {
+			return nil, err
+		}
+		piece = append(make([]byte, 0, MaxPiece), piece...)
+	}
+	return append(piece, b...), nil
+}
+
+// grow waits for the room that a large answer needs, unless there is some.
+func (r *reader) grow() error {
+	if r.roomy {
+		return nil
+	}
+	if r.room == nil {
+		return &Excess{Of: fmt.Sprintf("%d MiB, where no long answer is asked for", llm.SmallAnswer>>20)}
+	}
+	r.roomy = true
+	r.body.left += MaxPiece
+	return r.room()
 }
 
 func (r *reader) keepHead(b []byte) {

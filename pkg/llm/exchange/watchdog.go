@@ -12,8 +12,8 @@ import (
 )
 
 var (
-	// ErrTooMuch says that an answer is larger than any model's.
-	ErrTooMuch = errors.New("the answer is larger than any model's")
+	// ErrTooMuch says that an answer is above its bounds.
+	ErrTooMuch = errors.New("the answer is larger than answers may be")
 
 	errIdle    = errors.New("the server was silent for too long")
 	errEncoded = errors.New("the answer is encoded in a way that was not asked for")
@@ -35,6 +35,9 @@ func watch(ctx context.Context, limit time.Duration) (context.Context, *watchdog
 // alive starts the time anew.
 func (w *watchdog) alive() { w.timer.Reset(w.limit) }
 
+// pause stops the time until it is started anew.
+func (w *watchdog) pause() { w.timer.Stop() }
+
 // tighten makes the limit shorter from now on.
 func (w *watchdog) tighten(limit time.Duration) {
 	if limit < w.limit {
@@ -48,7 +51,7 @@ func (w *watchdog) stop() {
 	w.cancel(nil)
 }
 
-// body reads a response: bounded, decompressed, watched.
+// body reads a response: bounded, decompressed, watched. Whoever reads it may raise what is left of its bound.
 type body struct {
 	r    io.Reader
 	left int64
@@ -72,7 +75,7 @@ func newBody(res *http.Response, limit int64, dog *watchdog) (*body, error) {
 
 func (b *body) Read(p []byte) (int, error) {
 	if b.left <= 0 {
-		return 0, ErrTooMuch
+		return 0, &Excess{Of: fmt.Sprintf("%d MiB that are no part of an answer", maxBody>>20)}
 	}
 	n, err := b.r.Read(p[:min(int64(len(p)), b.left)])
 	b.left -= int64(n)

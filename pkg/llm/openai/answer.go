@@ -12,15 +12,16 @@ import (
 
 // answer gathers the pieces of one answer.
 type answer struct {
-	text, reasoning, refusal strings.Builder
-	calls                    []*partCall
-	byIndex                  map[int]*partCall
-	size                     int
-	finish                   string
-	usage                    *task.Usage
-	usageApart               bool // it came without a piece of the answer
-	model, id                string
-	onChunk                  func(llm.Chunk)
+	text               exchange.Gather
+	reasoning, refusal strings.Builder
+	calls              []*partCall
+	byIndex            map[int]*partCall
+	beside             int // bytes of all but the text
+	finish             string
+	usage              *task.Usage
+	usageApart         bool // it came without a piece of the answer
+	model, id          string
+	onChunk            func(llm.Chunk)
 }
 
 type partCall struct {
@@ -28,8 +29,8 @@ type partCall struct {
 	arguments strings.Builder
 }
 
-// Begun says that something of what the model wrote has arrived.
-func (a *answer) Begun() bool { return a.size > 0 }
+// Size is how many bytes of what the model wrote have arrived.
+func (a *answer) Size() int { return a.text.Len() + a.beside }
 
 // Finished says that the finish reason has arrived.
 func (a *answer) Finished() bool { return a.finish != "" }
@@ -85,7 +86,7 @@ func (a *answer) choose(c *choice) error {
 		return nil // only one answer was asked for
 	}
 	part := c.Delta
-	if c.Message != nil && (part == nil || a.size == 0) {
+	if c.Message != nil && (part == nil || a.Size() == 0) {
 		part = c.Message
 	}
 	if part != nil {
@@ -104,12 +105,12 @@ func (a *answer) choose(c *choice) error {
 }
 
 func (a *answer) content(c *content) error {
-	chunk := llm.Chunk{Text: textOf(c.Content), Reasoning: c.reasoning()}
+	chunk := llm.Chunk{Text: string(c.Content), Reasoning: c.reasoning()}
 	refusal := textOf(c.Refusal)
-	if err := a.grow(len(chunk.Text) + len(chunk.Reasoning) + len(refusal)); err != nil {
+	if err := a.grow(len(chunk.Text), len(chunk.Reasoning)+len(refusal)); err != nil {
 		return err
 	}
-	a.text.WriteString(chunk.Text)
+	a.text.Add(chunk.Text)
 	a.reasoning.WriteString(chunk.Reasoning)
 	a.refusal.WriteString(refusal)
 	for i := range c.ToolCalls {
@@ -123,23 +124,22 @@ func (a *answer) content(c *content) error {
 	return nil
 }
 
-func (a *answer) grow(n int) error {
-	if a.size += n; a.size > exchange.MaxAnswer {
-		return exchange.ErrTooMuch
-	}
-	return nil
+// grow makes sure that there may be so much more.
+func (a *answer) grow(text, beside int) error {
+	a.beside += beside
+	return exchange.Within(a.text.Len()+text, a.beside)
 }
 
 func (a *answer) fragment(f *toolFragment) error {
 	id, name, args := exchange.Text(f.ID), exchange.Text(f.Function.Name), argumentsOf(f.Function.Arguments)
-	if err := a.grow(len(id) + len(name) + len(args)); err != nil {
+	if err := a.grow(0, len(id)+len(name)+len(args)); err != nil {
 		return err
 	}
 	c := a.callOf(f.Index, id, name)
 	if c == nil {
 		c = &partCall{}
 		if len(a.calls) == exchange.MaxToolCalls {
-			return exchange.ErrTooMuch
+			return &exchange.Excess{Of: fmt.Sprintf("%d tool calls", exchange.MaxToolCalls)}
 		}
 		a.calls = append(a.calls, c)
 		if f.Index != nil {

@@ -70,8 +70,8 @@ type vectors struct {
 	model string
 }
 
-// Begun says that a vector has arrived.
-func (v *vectors) Begun() bool { return len(v.found) > 0 }
+// Size is how many vectors have arrived.
+func (v *vectors) Size() int { return len(v.found) }
 
 // Finished says that all vectors have arrived.
 func (v *vectors) Finished() bool { return len(v.found) == v.want }

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"runtime"
+	"runtime/debug"
 	"strings"
 	"testing"
 	"time"
@@ -160,7 +161,9 @@ func TestBrokenAnswers(t *testing.T) {
 	t.Parallel()
 	const again = true
 	cut := llm.Error{Code: task.CodeProviderFailed, Retry: again, Unknown: true, Message: "model server SERVER ended its answer before it was whole, without a finish reason"}
-	tooMuch := llm.Error{Code: task.CodeProviderFailed, Unknown: true, Message: "model server SERVER answered more than any model writes; see what answers at this address"}
+	tooMuch := func(of string) llm.Error {
+		return llm.Error{Code: task.CodeProviderFailed, Unknown: true, Message: "model server SERVER answered with more than " + of + ", which is the limit; ask for less, or see what answers at this address"}
+	}
 	garbage := func(said string) llm.Error {
 		return llm.Error{Code: task.CodeProviderFailed, Retry: again, Unknown: true, Message: fmt.Sprintf("model server SERVER answered something that is no answer of chat completions: %q; check the base URL", said)}
 	}
@@ -199,11 +202,11 @@ func TestBrokenAnswers(t *testing.T) {
 		"filtered answer":           {modelserver.Reply{Text: "0123456789", Finish: "content_filter"}, llm.Error{Code: task.CodeContentFiltered, Status: 200, Usage: usage, Message: `model server SERVER withheld the answer: "its content filter stopped the answer"; change the prompt`}},
 		"filtered answer, no usage": {modelserver.Reply{Finish: "content_filter", NoUsage: true}, llm.Error{Code: task.CodeContentFiltered, Status: 200, Unknown: true, Message: `model server SERVER withheld the answer: "its content filter stopped the answer"; change the prompt`}},
 		"refusal in words":          {modelserver.Reply{Body: "data: {\"choices\":[{\"delta\":{\"refusal\":\"I will not\"},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n"}, llm.Error{Code: task.CodeContentFiltered, Status: 200, Unknown: true, Message: `model server SERVER withheld the answer: "I will not"; change the prompt`}},
-		"1 GiB of chunks":           {modelserver.Reply{Fault: modelserver.FaultHuge}, tooMuch},
-		"1 GiB in a line":           {modelserver.Reply{Fault: modelserver.FaultLine}, tooMuch},
-		"1 GiB from a gzip bomb":    {modelserver.Reply{Fault: modelserver.FaultBomb}, tooMuch},
+		"1 GiB of chunks":           {modelserver.Reply{Fault: modelserver.FaultHuge}, tooMuch("8 MiB, where no long answer is asked for")},
+		"1 GiB in a line":           {modelserver.Reply{Fault: modelserver.FaultLine}, tooMuch("8 MiB, where no long answer is asked for")},
+		"1 GiB from a gzip bomb":    {modelserver.Reply{Fault: modelserver.FaultBomb}, tooMuch("64 MiB that are no part of an answer")},
 		"headers without an end":    {modelserver.Reply{Fault: modelserver.FaultHeaders}, llm.Error{Code: task.CodeProviderFailed, Retry: again, Unknown: true, Message: `model server SERVER broke the connection: "net/http: HTTP/1.x transport connection broken: net/http: server response headers exceeded 262144 bytes; aborted"`}},
-		"too many tool calls":       {modelserver.Reply{Tools: make([]modelserver.Use, exchange.MaxToolCalls+1)}, tooMuch},
+		"too many tool calls":       {modelserver.Reply{Tools: make([]modelserver.Use, exchange.MaxToolCalls+1)}, tooMuch("256 tool calls")},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -238,18 +241,32 @@ func platform(got, want string) string {
 	return got
 }
 
-// A huge answer must not cost what it claims to be.
+// A huge answer must not cost what it claims to be, where long answers are asked for and where they are not.
 func TestHugeAnswerStaysSmall(t *testing.T) {
-	for _, fault := range []string{modelserver.FaultHuge, modelserver.FaultLine, modelserver.FaultBomb} {
+	for fault, of := range map[string]string{
+		modelserver.FaultHuge: "64 MiB of text", modelserver.FaultLine: "128 MiB in one piece",
+		modelserver.FaultBomb: "64 MiB that are no part of an answer",
+	} {
 		_, p := serve(t, modelserver.Config{Rules: []modelserver.Rule{{Reply: modelserver.Reply{Fault: fault}}}})
-		var before, after runtime.MemStats
-		runtime.GC()
-		runtime.ReadMemStats(&before)
-		_, err := p.Chat(t.Context(), ask("hello"), nil)
-		runtime.ReadMemStats(&after)
-		require.Error(t, err)
-		require.Less(t, int64(after.HeapSys)-int64(before.HeapSys), int64(128<<20), fault)
+		short, long := ask("hello"), ask("hello")
+		long.Room = func(context.Context) error { return nil }
+		require.Less(t, grown(t, p, short, "is the limit"), int64(8*llm.SmallAnswer), fault)
+		require.Less(t, grown(t, p, long, of), int64(4*exchange.MaxAnswer), fault)
 	}
+}
+
+// grown is how much memory a call takes that fails.
+func grown(t *testing.T, p llm.Provider, r llm.Request, says string) int64 {
+	t.Helper()
+	var before, after runtime.MemStats
+	debug.FreeOSMemory()
+	runtime.ReadMemStats(&before)
+	_, err := p.Chat(t.Context(), r, nil)
+	runtime.ReadMemStats(&after)
+	require.ErrorContains(t, err, says)
+	grown := int64(after.HeapSys-after.HeapReleased) - int64(before.HeapSys-before.HeapReleased)
+	t.Logf("%d MiB until %v", grown>>20, err)
+	return grown
 }
 
 func TestSilence(t *testing.T) {

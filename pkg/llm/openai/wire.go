@@ -30,7 +30,7 @@ type choice struct {
 }
 
 type content struct {
-	Content          json.RawMessage `json:"content"`
+	Content          text            `json:"content"`
 	Refusal          json.RawMessage `json:"refusal"`
 	ReasoningContent json.RawMessage `json:"reasoning_content"`
 	Reasoning        json.RawMessage `json:"reasoning"`
@@ -44,6 +44,15 @@ type toolFragment struct {
 		Name      json.RawMessage `json:"name"`
 		Arguments json.RawMessage `json:"arguments"`
 	} `json:"function"`
+}
+
+// text is what textOf reads, without a copy of the JSON: it may be large.
+type text string
+
+// UnmarshalJSON reads whatever a server wrote.
+func (t *text) UnmarshalJSON(b []byte) error {
+	*t = text(textOf(b))
+	return nil
 }
 
 // textOf is a text that came as a string or as a list of parts.

@@ -177,6 +177,7 @@ type response struct {
 			Arguments string `json:"arguments"`
 		} `json:"toolCalls"`
 	} `json:"message"`
+	Whole *task.Ref `json:"whole"` // of a text of which the message has only the beginning
 }
 
 // answer is a model's answer, and the tools that it asks for.
@@ -188,11 +189,12 @@ func (l *logger) answer(t runner.PastTask, e data.Entry, a *work.Answer) []data.
 		e.Cut = true // it is too long to be shown, or was lost
 		return []data.Entry{e}
 	}
-	e.Text = r.Message.Text
+	e.Text, e.Cut = r.Message.Text, r.Whole != nil
 	out := []data.Entry{e}
 	for _, c := range r.Message.ToolCalls {
 		l.tools[t.Key.TaskID+"/"+c.ID] = c.Name
 		tool := e
+		tool.Cut = false
 		tool.Kind, tool.Tool, tool.ID, tool.Text = data.EntryTool, c.Name, c.ID, c.Arguments
 		tool.Tokens, tool.InputTokens, tool.OutputTokens = 0, 0, 0
 		out = append(out, tool)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"strings"
 	"sync"
 	"time"
 
@@ -23,6 +22,7 @@ type attempt struct {
 	session *work.Session
 	task    *task.Task
 	place   *place
+	room    room
 	log     *slog.Logger
 	giveWay context.CancelCauseFunc // ends the attempt
 
@@ -36,14 +36,14 @@ type attempt struct {
 	conv      *conversation
 	carry     []work.Entry // applied, and to be journaled with the next batch
 	replaying bool         // the pending tool calls were begun by an earlier attempt
-	streamed  strings.Builder
-	answered  func() // hears of every answer of the model
+	partial   partial      // of the last model call, while it has not ended
+	answered  func()       // hears of every answer of the model
 }
 
 // newAttempt replays the journal of a session.
 func (r *Runtime) newAttempt(ctx context.Context, s *work.Session, p *place, giveWay context.CancelCauseFunc, log *slog.Logger) (*attempt, error) {
 	c := &r.config
-	a := &attempt{config: c, session: s, task: s.Task(), place: p, giveWay: giveWay, log: log, tools: c.Tools, replaying: true, model: c.Model, embedding: make(chan struct{}, 1)}
+	a := &attempt{config: c, session: s, task: s.Task(), place: p, giveWay: giveWay, room: r.room, log: log, tools: c.Tools, replaying: true, model: c.Model, embedding: make(chan struct{}, 1)}
 	a.answered = func() { r.health.proven(time.Now(), a.model) }
 	if a.task.Model != "" {
 		a.model = a.task.Model
@@ -143,11 +143,15 @@ func (a *attempt) flush(ctx context.Context) error {
 	return nil
 }
 
-// append journals entries in one batch. While the work service cannot be reached it tries again: nothing may go on
-// without it.
+// append journals entries in one batch. Nothing may go on without it.
 func (a *attempt) append(ctx context.Context, entries ...work.Entry) error {
+	return a.insist(ctx, func() error { return a.session.Reserve(ctx, a.config.Heartbeat, a.stall, entries...) })
+}
+
+// insist asks again while the work service cannot be reached.
+func (a *attempt) insist(ctx context.Context, ask func() error) error {
 	for tries := 1; ; tries++ {
-		err := a.session.Reserve(ctx, a.config.Heartbeat, a.stall, entries...)
+		err := ask()
 		if err == nil || !errors.Is(err, work.ErrUnavailable) {
 			return err
 		}

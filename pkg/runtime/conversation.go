@@ -19,6 +19,7 @@ type conversation struct {
 	turn     []toolCall    // the calls of the last answer, until all have ended
 	final    *llm.Response // the answer that called no tools
 	text     string        // what the model wrote last: the partial answer of a task that fails
+	whole    *task.Ref     // where that is when it is large: text is its beginning then
 
 	nextCall int // number of the next model call, from 1
 	turns    int // answers so far
@@ -103,10 +104,15 @@ func (c *conversation) answer(a *work.Answer) error {
 	if r.UsageMissing {
 		c.note("the model server does not tell what its answers cost: each is charged with the most that it may have used")
 	}
-	c.messages = append(c.messages, r.Message)
 	if r.Message.Text != "" {
-		c.text = r.Message.Text
+		c.text, c.whole = r.Message.Text, body.Whole
 	}
+	if body.Whole != nil {
+		// No model takes so much: it is shown what it wrote as it is shown a large result.
+		r.Message.Text = body.Whole.Beginning(r.Message.Text)
+		c.stored = true
+	}
+	c.messages = append(c.messages, r.Message)
 	if len(r.Message.ToolCalls) == 0 {
 		c.final = &r
 		return nil

@@ -9,14 +9,17 @@ import (
 	"arkonis.dev/ark/pkg/task"
 )
 
-// chunk passes a streamed answer on, and keeps it: it is the partial answer of a call that does not end.
+// maxHint is how large a piece of an answer may be that is passed on, in bytes. One that is larger does not stream.
+const maxHint = 256 << 10
+
+// chunk passes a streamed answer on, and keeps its beginning: it is the partial answer of a call that does not end.
 func (a *attempt) chunk(ctx context.Context, call int) func(llm.Chunk) {
 	return func(c llm.Chunk) {
 		if c.Text == "" {
 			return
 		}
-		a.streamed.WriteString(c.Text)
-		if a.config.NoChunks {
+		a.partial.add(c.Text)
+		if a.config.NoChunks || len(c.Text) > maxHint {
 			return
 		}
 		if err := a.config.Queue.HintChunk(queue.KeyOf(a.task), queue.Chunk{Step: a.step(), Call: call, Text: c.Text}); err != nil {

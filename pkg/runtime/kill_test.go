@@ -54,7 +54,9 @@ func TestMain(m *testing.M) {
 }
 
 func agentProcess(ctx context.Context) error {
-	nc, err := nats.Connect(os.Getenv(envNATS))
+	nc, err := nats.Connect(os.Getenv(envNATS), nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+		fmt.Fprintln(os.Stderr, err)
+	}))
 	if err != nil {
 		return err
 	}
@@ -93,11 +95,19 @@ func agentProcess(ctx context.Context) error {
 	return r.Run(ctx)
 }
 
+// mute is a user, and its password, whose results do not arrive.
+const mute = "mute"
+
 // newReachableWorld is a world that other processes can connect to.
 func newReachableWorld(t *testing.T, models modelserver.Config) (w *world, url string) {
 	t.Helper()
 	server, err := natsserver.NewServer(&natsserver.Options{
 		Host: "127.0.0.1", Port: -1, JetStream: true, JetStreamMaxStore: 1 << 40, StoreDir: t.TempDir(), NoLog: true, NoSigs: true,
+		NoAuthUser: "free",
+		Users: []*natsserver.User{
+			{Username: "free", Password: "free"},
+			{Username: mute, Password: mute, Permissions: &natsserver.Permissions{Publish: &natsserver.SubjectPermission{Deny: []string{"ark.result.>"}}}},
+		},
 	})
 	require.NoError(t, err)
 	go server.Start()
@@ -116,9 +126,15 @@ func newReachableWorld(t *testing.T, models modelserver.Config) (w *world, url s
 
 func (w *world) process(url, hooks, pod string) *exec.Cmd {
 	w.t.Helper()
+	return w.processTo(os.Stderr, url, hooks, pod)
+}
+
+// processTo starts an agent's process that writes its errors to stderr.
+func (w *world) processTo(stderr io.Writer, url, hooks, pod string) *exec.Cmd {
+	w.t.Helper()
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), envNATS+"="+url, envModels+"="+w.models.URL(), envHooks+"="+hooks, envPod+"="+pod)
-	cmd.Stderr = os.Stderr
+	cmd.Stderr = stderr
 	require.NoError(w.t, cmd.Start())
 	w.t.Cleanup(func() {
 		_ = cmd.Process.Kill()

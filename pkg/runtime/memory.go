@@ -148,7 +148,9 @@ func embedEnd(resp *llm.EmbedResponse, failure *llm.Error) telemetry.ChatEnd {
 // answerBody is the answer to a model call in the journal: that of a chat, or a vector.
 type answerBody struct {
 	llm.Response
-	Vector *vector `json:"vector,omitempty"`
+	// Whole is where the text is when it is a large one; the message has its beginning then.
+	Whole  *task.Ref `json:"whole,omitempty"`
+	Vector *vector   `json:"vector,omitempty"`
 }
 
 // vector is what an embedding call returned.

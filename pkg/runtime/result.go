@@ -3,6 +3,8 @@ package runtime
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
 	"time"
 
 	"arkonis.dev/ark/pkg/task"
@@ -16,18 +18,25 @@ func (a *attempt) result(ctx context.Context, err error) (*task.Result, error) {
 		Usage: a.conv.usage, ModelCalls: a.conv.calls, ToolCalls: a.conv.toolUses, Notes: a.conv.remarks(),
 		Pod: a.config.Pod, Started: a.session.TakenAt(), Completed: time.Now().UTC(),
 	}
-	text := a.conv.text
+	text, whole := a.conv.text, a.conv.whole
 	if err != nil {
 		r.Error = failure(err)
 		r.Status = task.Failed
 		if r.Error.Code == task.CodeCancelled {
 			r.Status = task.Cancelled
 		}
-		if s := a.streamed.String(); s != "" {
-			text = s
+		if s := a.partial.String(); s != "" {
+			text, whole = s, nil
+		}
+		if more := a.partial.size - maxPartial; more > 0 {
+			r.Notes = append(slices.Clip(r.Notes), fmt.Sprintf("%d bytes of the partial answer were dropped; its first %d MiB are kept", more, maxPartial>>20))
 		}
 	}
-	output, err := a.session.PutPayload(ctx, []byte(text))
+	if whole != nil {
+		r.Output = task.Text{Ref: whole}
+		return r, nil
+	}
+	output, err := a.session.PutPayload(ctx, text)
 	if err != nil {
 		return nil, err
 	}

@@ -162,6 +162,7 @@ func (c *Config) validate() error {
 type Runtime struct {
 	config Config
 	slots  *slots
+	room   room
 	health *health
 	log    *slog.Logger
 
@@ -180,6 +181,7 @@ func New(c Config) (*Runtime, error) {
 	return &Runtime{
 		config:  c,
 		slots:   newSlots(c.Limits.MaxConcurrentTasks),
+		room:    newRoom(),
 		health:  newHealth(),
 		log:     c.Logger.With("agent", c.Agent, "namespace", c.Namespace),
 		running: map[string]context.CancelCauseFunc{},

@@ -14,13 +14,6 @@ import (
 	"arkonis.dev/ark/pkg/work"
 )
 
-const (
-	// inlineResult is the size in bytes up to which a tool's result goes to the model whole.
-	inlineResult = 64 << 10
-	// firstPart is how much of a longer one goes to the model at once.
-	firstPart = 16 << 10
-)
-
 // ended is a tool call that came back.
 type ended struct {
 	call   toolCall
@@ -124,12 +117,12 @@ func (a *attempt) takeIn(ctx context.Context, e ended) error {
 		return e.err
 	}
 	text := e.result.Text
-	if len(text) > inlineResult {
-		stored, err := a.session.PutPayload(ctx, []byte(text))
+	if len(text) > tools.InlineResult {
+		stored, err := a.session.PutPayload(ctx, text)
 		if err != nil {
 			return fmt.Errorf("store the result of %s: %w", e.call.call.Name, err)
 		}
-		text = stored.Ref.Beginning(head(text, firstPart))
+		text = stored.Ref.Beginning(head(text, tools.FirstPart))
 	}
 	return a.put(work.Entry{ToolEnd: &work.ToolEnd{ID: e.call.id, Text: text, IsError: e.result.IsError}})
 }

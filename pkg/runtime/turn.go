@@ -14,6 +14,7 @@ import (
 	"arkonis.dev/ark/pkg/queue"
 	"arkonis.dev/ark/pkg/task"
 	"arkonis.dev/ark/pkg/telemetry"
+	"arkonis.dev/ark/pkg/tools"
 	"arkonis.dev/ark/pkg/work"
 )
 
@@ -84,11 +85,9 @@ func (a *attempt) callModel(ctx context.Context) error {
 			return err
 		}
 		a.tell(ctx, queue.Progress{Event: queue.EventCall})
-		a.streamed.Reset()
-		resp, failure := a.config.chat(ctx, a.task.ID, req, a.chunk(ctx, intent.Call))
+		failure, err := a.ask(ctx, req, intent)
 		if failure == nil {
-			a.answered()
-			return a.journalAnswer(ctx, intent, resp)
+			return err
 		}
 		if err := a.put(failedEntries(intent, failure)...); err != nil {
 			return err
@@ -104,6 +103,22 @@ func (a *attempt) callModel(ctx context.Context) error {
 			return err
 		}
 	}
+}
+
+// ask makes a call whose intent is stored, and journals its answer. failure is that of the call.
+func (a *attempt) ask(ctx context.Context, req llm.Request, intent *work.Intent) (failure *llm.Error, err error) {
+	v := &visit{room: a.room}
+	defer v.leave()
+	req.Room = v.enter
+	a.partial.reset()
+	resp, failure := a.config.chat(ctx, a.task.ID, req, a.chunk(ctx, intent.Call))
+	v.settle()
+	if failure != nil {
+		return failure, nil
+	}
+	a.partial.reset()
+	a.answered()
+	return nil, a.journalAnswer(ctx, intent, resp)
 }
 
 // reserve journals the intent of the next call together with what is carried. One that was stored although its time was over
@@ -167,7 +182,11 @@ func failedEntries(intent *work.Intent, failure *llm.Error) []work.Entry {
 
 // journalAnswer settles the call and records its answer, and the start of each tool call that it asks for.
 func (a *attempt) journalAnswer(ctx context.Context, intent *work.Intent, resp *llm.Response) error {
-	body, err := json.Marshal(resp)
+	stored, err := a.storeLarge(ctx, resp)
+	if err != nil {
+		return a.lose(ctx, intent, resp, err)
+	}
+	body, err := json.Marshal(stored)
 	if err != nil {
 		return fmt.Errorf("journal the answer: %w", err)
 	}
@@ -180,6 +199,49 @@ func (a *attempt) journalAnswer(ctx context.Context, intent *work.Intent, resp *
 	}
 	a.replaying = false
 	return a.flush(ctx)
+}
+
+// inlineAnswer is the size in bytes up to which the text of an answer stands in the journal, and goes to the model whole in
+// later turns.
+const inlineAnswer = 1 << 20
+
+// storeLarge is an answer as the journal has it: a text above inlineAnswer is a payload, which serves for the task's result
+// too.
+func (a *attempt) storeLarge(ctx context.Context, resp *llm.Response) (*answerBody, error) {
+	text := resp.Message.Text
+	if len(text) <= inlineAnswer {
+		return &answerBody{Response: *resp}, nil
+	}
+	ctx, cancel := lingering(ctx)
+	defer cancel()
+	var stored task.Text
+	err := a.insist(ctx, func() (err error) {
+		stored, err = a.session.PutPayload(ctx, text)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("store the answer: %w", err)
+	}
+	body := &answerBody{Response: *resp, Whole: stored.Ref}
+	body.Message.Text = head(text, tools.FirstPart)
+	body.Message.Signed = nil // it goes with the whole text
+	return body, nil
+}
+
+// lose accounts for an answer that could not be stored: it is paid for and lost.
+func (a *attempt) lose(ctx context.Context, intent *work.Intent, resp *llm.Response, cause error) error {
+	failed := &work.CallFailed{Call: intent.Call, Code: task.CodeInternal, Message: cause.Error(), Usage: resp.Usage, Charged: resp.Usage.Total()}
+	if err := a.put(work.Entry{Failed: failed}); err != nil {
+		return err
+	}
+	if err := a.flush(ctx); err != nil {
+		return err
+	}
+	if refused, ok := errors.AsType[*work.RefusedError](cause); ok {
+		return task.Errorf(task.CodeInternal, "the answer of agent %s has %d bytes and cannot be stored: %s; ask it for less",
+			a.task.Agent, len(resp.Message.Text), refused.Message)
+	}
+	return cause
 }
 
 // pause waits before another attempt, or says why there is none.
@@ -251,7 +313,11 @@ func chatEnd(resp *llm.Response, failure *llm.Error) telemetry.ChatEnd {
 	}
 	return telemetry.ChatEnd{
 		Model: resp.Model, ID: resp.ID, Finish: string(resp.Finish), Usage: usage(resp.Usage),
-		Answer: func() string { return text(resp.Message) },
+		Answer: func() string {
+			m := resp.Message
+			m.Text = head(m.Text, inlineAnswer)
+			return text(m)
+		},
 	}
 }
 

@@ -217,7 +217,7 @@ func (d *Delegation) await(ctx context.Context, id, role string) (answer, error)
 	if err != nil {
 		return answer{}, err
 	}
-	output, err := ReadText(ctx, d.Session, result.Output)
+	output, err := shown(ctx, d.Session, result.Output)
 	if err != nil {
 		return answer{}, err
 	}

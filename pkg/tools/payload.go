@@ -14,6 +14,11 @@ import (
 )
 
 const (
+	// InlineResult is the size in bytes up to which a tool's result goes to the model whole.
+	InlineResult = 64 << 10
+	// FirstPart is how much of a longer one goes to the model at once.
+	FirstPart = 16 << 10
+
 	// maxPage is how much of a payload a model reads with one call, in bytes.
 	maxPage = 32 << 10
 	// readSize is how much of a payload is read at once, in bytes.
@@ -108,6 +113,19 @@ func ReadText(ctx context.Context, s *work.Session, t task.Text) (string, error)
 		b.Write(page)
 	}
 	return b.String(), nil
+}
+
+// shown is a text as a model is given it: whole up to InlineResult, else its first part and how to read on.
+func shown(ctx context.Context, s *work.Session, t task.Text) (string, error) {
+	if t.Ref == nil || t.Ref.Size <= InlineResult {
+		return ReadText(ctx, s, t)
+	}
+	page, err := s.GetPayload(ctx, *t.Ref, 0, FirstPart)
+	if err != nil {
+		return "", err
+	}
+	first, _ := whole(page, 0)
+	return t.Ref.Beginning(first), nil
 }
 
 // refused turns what the work service refuses into a result: the model asked for it. Other errors end the task.

@@ -200,7 +200,7 @@ func (s *Session) moveLarge(ctx context.Context, entries []Entry, texts [][]byte
 			continue
 		}
 		g.Go(func() error {
-			ref, err := s.put(ctx, text)
+			ref, err := s.put(ctx, string(text))
 			if err != nil {
 				return fmt.Errorf("store entry %d: %w", i, err)
 			}

@@ -154,7 +154,7 @@ func (s *Session) Release(ctx context.Context) error {
 // task, so Delegate can be repeated, also after a take-over. A *RefusedError says what the task may not do: hand work to
 // that role, deeper or more often than it does already.
 func (s *Session) Delegate(ctx context.Context, call, role, prompt string) (*task.Task, error) {
-	text, err := s.PutPayload(ctx, []byte(prompt))
+	text, err := s.PutPayload(ctx, prompt)
 	if err != nil {
 		return nil, fmt.Errorf("delegate to %s: %w", role, err)
 	}

@@ -170,7 +170,7 @@ func (c *crashWorld) story() (parent *task.Task, child *task.Task, big task.Text
 	appends(c.t, s, answer(1, 40), started("1.0"))
 	child, err = s.Delegate(ctx, "1.0", "critic", strings.Repeat("judge ", 10<<10))
 	require.NoError(c.t, err)
-	big, err = s.PutPayload(ctx, noise(700<<10))
+	big, err = s.PutPayload(ctx, string(noise(700<<10)))
 	require.NoError(c.t, err)
 	appends(c.t, s, toolEnd("1.0", strings.Repeat("long ", 10<<10)), intent(2, 100))
 	appends(c.t, s, failed(2, 5), intent(3, 60))

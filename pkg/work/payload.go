@@ -20,9 +20,9 @@ import (
 
 // PutPayload returns a body of any size as a Text of the task's run: inline up to task.InlineLimit when it is text, and
 // stored as a payload otherwise.
-func (s *Session) PutPayload(ctx context.Context, body []byte) (task.Text, error) {
-	if len(body) <= task.InlineLimit && utf8.Valid(body) {
-		return task.Text{Inline: string(body)}, nil
+func (s *Session) PutPayload(ctx context.Context, body string) (task.Text, error) {
+	if len(body) <= task.InlineLimit && utf8.ValidString(body) {
+		return task.Text{Inline: body}, nil
 	}
 	ref, err := s.put(ctx, body)
 	if err != nil {
@@ -53,7 +53,7 @@ var errUploadLost = errors.New("the upload was lost")
 const uploadTries = 3
 
 // put stores a body.
-func (s *Session) put(ctx context.Context, body []byte) (*task.Ref, error) {
+func (s *Session) put(ctx context.Context, body string) (*task.Ref, error) {
 	for try := 1; ; try++ {
 		ref, err := s.upload(ctx, nuid.Next(), body)
 		if !errors.Is(err, errUploadLost) || try == uploadTries {
@@ -63,12 +63,12 @@ func (s *Session) put(ctx context.Context, body []byte) (*task.Ref, error) {
 }
 
 // upload sends a body chunk by chunk. Whoever takes the first one takes all.
-func (s *Session) upload(ctx context.Context, id string, body []byte) (*task.Ref, error) {
+func (s *Session) upload(ctx context.Context, id string, body string) (*task.Ref, error) {
 	subject := s.subject(verbPut)
 	for offset := 0; ; {
 		end := min(offset+chunkLimit, len(body))
 		m := &nats.Msg{Subject: subject, Header: nats.Header{}}
-		if err := encode(m, putRequest{s.holder, id, int64(offset), end == len(body)}, body[offset:end]); err != nil {
+		if err := encode(m, putRequest{s.holder, id, int64(offset), end == len(body)}, []byte(body[offset:end])); err != nil {
 			return nil, err
 		}
 		answer, err := s.client.send(ctx, m, 0)

@@ -27,13 +27,13 @@ func TestPayloadsOfAnySize(t *testing.T) {
 	s := w.take(w.task())
 	for _, size := range []int{0, 1, 32 << 10, 32<<10 + 1, 512 << 10, 512<<10 + 1, 5 << 20} {
 		body := bytes.Repeat([]byte("0123456789abcdef"), size/16+1)[:size]
-		stored, err := s.PutPayload(t.Context(), body)
+		stored, err := s.PutPayload(t.Context(), string(body))
 		require.NoError(t, err)
 		if size <= 32<<10 {
 			require.Equal(t, task.Text{Inline: string(body)}, stored)
 			continue
 		}
-		again, err := s.PutPayload(t.Context(), body)
+		again, err := s.PutPayload(t.Context(), string(body))
 		require.NoError(t, err)
 		require.Equal(t, stored, again)
 		require.Equal(t, int64(size), stored.Ref.Size)
@@ -53,7 +53,7 @@ func TestPayloadsOfAnySize(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, "789ab", string(part))
 	}
-	stored, err := s.PutPayload(t.Context(), noise(100))
+	stored, err := s.PutPayload(t.Context(), string(noise(100)))
 	require.NoError(t, err)
 	require.NotNil(t, stored.Ref, "what is no text is not inline")
 }

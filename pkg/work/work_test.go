@@ -267,7 +267,7 @@ func TestClientInProcess(t *testing.T) {
 	appends(t, s, intent(1, 60))
 	var refused *work.BudgetError
 	require.ErrorAs(t, s.Append(t.Context(), intent(2, 101)), &refused)
-	body, err := s.PutPayload(t.Context(), noise(1<<20))
+	body, err := s.PutPayload(t.Context(), string(noise(1<<20)))
 	require.NoError(t, err)
 	part, err := s.GetPayload(t.Context(), *body.Ref, 1<<20-10, 100)
 	require.NoError(t, err)

@@ -4,6 +4,7 @@ import (
 	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 
 	v1alpha1 "arkonis.dev/ark/pkg/apis/v1alpha1"
 	"arkonis.dev/ark/pkg/environ"
@@ -22,6 +23,10 @@ func environment(in *input, p *plan, t *toolFiles) []corev1.EnvVar {
 	e.add(environ.Namespace, in.agent.Namespace)
 	e.list = append(e.list, corev1.EnvVar{Name: environ.Pod, ValueFrom: &corev1.EnvVarSource{
 		FieldRef: &corev1.ObjectFieldSelector{APIVersion: "v1", FieldPath: "metadata.name"},
+	}})
+	// A large answer or a tool's result is garbage soon: the collector is to see to it before the container's limit does.
+	e.list = append(e.list, corev1.EnvVar{Name: "GOMEMLIMIT", ValueFrom: &corev1.EnvVarSource{
+		ResourceFieldRef: &corev1.ResourceFieldSelector{Resource: "limits.memory", Divisor: resource.MustParse("1")},
 	}})
 	e.add(environ.Model, spec.Model)
 	if spec.Provider != v1alpha1.ProviderAuto {

@@ -3,15 +3,12 @@ package runtime_test
 import (
 	"crypto/sha256"
 	"fmt"
-	"os"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
-	"arkonis.dev/ark/pkg/llm/exchange"
 	"arkonis.dev/ark/pkg/llm/modelserver"
 	"arkonis.dev/ark/pkg/task"
 )
@@ -35,63 +32,6 @@ func requireOutput(t *testing.T, w *world, r *task.Result, text string) {
 	require.Equal(t, sha256.Sum256([]byte(text)), sha256.Sum256([]byte(got)))
 }
 
-// answers makes a model server that answers with as many bytes as it is asked for, in one object if the prompt says so.
-func answers(text string) modelserver.Config {
-	return modelserver.Config{Answer: func(c modelserver.Call) *modelserver.Reply {
-		size, how, _ := strings.Cut(c.Request.Prompt(), " ")
-		n, err := strconv.Atoi(size)
-		if err != nil {
-			return &modelserver.Reply{Status: 400}
-		}
-		return &modelserver.Reply{Text: text[:n], Plain: how == "whole", ChunkSize: max(n/1000, 1)}
-	}}
-}
-
-// An agent's process passes answers of any size up to the limit on whole, in memory that fits into a pod's, however many
-// come at once; and says what is too much.
-func TestAnswersOfAnySize(t *testing.T) {
-	t.Parallel()
-	text := sized(exchange.MaxAnswer + 1)
-	w, url := newReachableWorld(t, answers(text))
-	process := w.process(url, "http://127.0.0.1:1", "payer-0")
-	for _, size := range []int{1, 8 << 20, 8<<20 + 1, exchange.MaxAnswer} {
-		for _, how := range []string{"streamed", "whole"} {
-			r := w.do(w.slowTask(fmt.Sprintf("%d %s", size, how)))
-			requireOutput(t, w, r, text[:size])
-			t.Logf("%d bytes, %s: %d MiB at the most", size, how, memoryOf(t, process.Process.Pid, "VmHWM")>>20)
-		}
-	}
-	for _, how := range []string{"streamed", "whole"} {
-		r := w.do(w.slowTask(fmt.Sprintf("%d %s", exchange.MaxAnswer+1, how)))
-		require.Equal(t, task.Failed, r.Status)
-		require.Equal(t, task.CodeProviderFailed, r.Error.Code)
-		require.Contains(t, r.Error.Message, "answered with more than 64 MiB of text, which is the limit; ask for less")
-		require.Positive(t, r.Usage.Total(), "it is paid for")
-		t.Logf("too much, %s: %d MiB at the most", how, memoryOf(t, process.Process.Pid, "VmHWM")>>20)
-	}
-	calls := len(w.models.Calls())
-	var tasks []*task.Task
-	for _, prompt := range atOnce {
-		tasks = append(tasks, w.slowTask(prompt))
-	}
-	w.submit(tasks...)
-	for i, tk := range tasks {
-		var size int
-		_, err := fmt.Sscan(atOnce[i], &size)
-		require.NoError(t, err)
-		requireOutput(t, w, w.result(tk.ID), text[:size])
-	}
-	require.Len(t, w.models.Calls(), calls+len(tasks))
-	most := memoryOf(t, process.Process.Pid, "VmHWM")
-	t.Logf("all at once: %d MiB at the most, and %d MiB afterwards", most>>20, memoryOf(t, process.Process.Pid, "VmRSS")>>20)
-	require.Less(t, most, int64(7*exchange.MaxAnswer), "of the 512 MiB that a pod has")
-}
-
-// atOnce are answers that take all places of an agent.
-var atOnce = []string{
-	"67108864 whole", "67108864 streamed", "8388608 whole", "8388608 whole", "8388608 streamed", "5 whole",
-}
-
 // slowTask is one that may take as long as a busy machine needs.
 func (w *world) slowTask(prompt string) *task.Task {
 	tk := w.task("payer", prompt)
@@ -100,30 +40,15 @@ func (w *world) slowTask(prompt string) *task.Task {
 	return tk
 }
 
-// memoryOf is what the system says of a process's memory under a name: VmRSS is what it has, VmHWM the most that it has had,
-// in bytes; 0 where that is not told.
-func memoryOf(t *testing.T, pid int, name string) int64 {
-	t.Helper()
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return 0
-	}
-	_, line, _ := strings.Cut(string(status), name+":")
-	line, _, _ = strings.Cut(line, "kB")
-	n, err := strconv.ParseInt(strings.TrimSpace(line), 10, 64)
-	require.NoError(t, err)
-	return n << 10
-}
-
 // An agent's process is killed between a large answer's place in the journal and the task's result: the next one publishes
 // the answer that was paid for.
 func TestKilledAgentsLargeAnswerIsKept(t *testing.T) {
 	t.Parallel()
 	text := sized(20 << 20)
-	w, url := newReachableWorld(t, answers(text))
+	w, url := newReachableWorld(t, modelserver.Config{Rules: []modelserver.Rule{{Reply: modelserver.Reply{Text: text, ChunkSize: 20 << 10}}}})
 	refused := &word{what: "ark.result.", said: make(chan string, 1)}
 	first := w.processTo(refused, strings.Replace(url, "nats://", "nats://"+mute+":"+mute+"@", 1), "http://127.0.0.1:1", "payer-0")
-	tk := w.slowTask(fmt.Sprintf("%d streamed", len(text)))
+	tk := w.slowTask("x")
 	w.submit(tk)
 	receive(t, refused.said)
 	require.NoError(t, first.Process.Kill())

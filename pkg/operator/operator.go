@@ -198,6 +198,7 @@ func (o *Operator) control(ctx context.Context) {
 		group.Go(func() { c.Run(ctx) })
 	}
 	<-ctx.Done()
+	o.log.InfoContext(ctx, "controllers stop")
 	group.Wait()
 }
 

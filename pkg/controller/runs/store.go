@@ -71,8 +71,18 @@ func (c *Controller) putStatus(ctx context.Context, run *v1alpha1.ArkRun, status
 // store is what the runner keeps runs in: the API server.
 type store struct{ d *drive }
 
-// Commit implements runner.Store.
+// answerTime is how long a process that is asked to stop waits to hear whether the end of a run is stored.
+const answerTime = 10 * time.Second
+
+// Commit implements runner.Store. The answer about an end that is on its way when ctx ends is still waited for: only who knows
+// that it is stored sends the run's span, and the next process finds a run that needs nothing any more.
 func (s store) Commit(ctx context.Context, _ *v1alpha1.ArkRun, status v1alpha1.ArkRunStatus) (v1alpha1.ArkRunStatus, error) {
+	if ctx.Err() == nil && status.Phase.Terminal() {
+		asked, cancel := context.WithCancel(context.WithoutCancel(ctx))
+		defer cancel()
+		defer context.AfterFunc(ctx, func() { time.AfterFunc(answerTime, cancel) })()
+		ctx = asked
+	}
 	return s.d.write(ctx, s.d.fill(status))
 }
 

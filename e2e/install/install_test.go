@@ -142,6 +142,7 @@ func TestInstallAndUninstall(t *testing.T) {
 		{"waiting ends and says why", waitingEnds},
 		{"uninstall leaves what users have", uninstallLeaves},
 		{"uninstall with nothing there", uninstallAgain},
+		{"uninstall marks what nobody can end", uninstallMarks},
 		{"Helm's ark is left to Helm", helmKeeps},
 		{"purge warns first", purgeWarns},
 		{"purge removes all", purgeRemoves},
@@ -227,8 +228,8 @@ func uninstallLeaves(t *testing.T, w *world) {
 	}
 	stdout, stderr, code := w.ark(t, "uninstall", "--timeout", patience.String())
 	require.Zero(t, code, stderr)
-	require.Contains(t, stdout, "statefulset.apps/ark removed")
-	require.Contains(t, stdout, "secret/ark-api-tls removed")
+	require.Contains(t, stdout, "statefulset.apps/ark in ark-system removed")
+	require.Contains(t, stdout, "secret/ark-api-tls in ark-system removed")
 	require.Contains(t, stderr, "stay.")
 	left, err := secrets.List(t.Context(), metav1.ListOptions{})
 	require.NoError(t, err)
@@ -252,6 +253,38 @@ func uninstallAgain(t *testing.T, w *world) {
 	stdout, stderr, code := w.ark(t, "uninstall")
 	require.Zero(t, code, stderr)
 	require.Empty(t, stdout)
+	require.NotContains(t, stderr, "WARNING")
+}
+
+// What nobody can end is not waited for: the next operator is told, and the user.
+func uninstallMarks(t *testing.T, w *world) {
+	runs := w.dynamic.Resource(v1alpha1.Resource("arkruns")).Namespace("team-a")
+	add := func(name string, phase v1alpha1.RunPhase) {
+		run, err := runs.Create(t.Context(), &unstructured.Unstructured{Object: map[string]any{
+			"apiVersion": "arkonis.dev/v1alpha1", "kind": "ArkRun", "metadata": map[string]any{"name": name},
+			"spec": map[string]any{"agentRef": map[string]any{"name": "writer"}, "prompt": "A question."},
+		}}, metav1.CreateOptions{})
+		require.NoError(t, err)
+		if phase != "" {
+			require.NoError(t, unstructured.SetNestedField(run.Object, string(phase), "status", "phase"))
+			_, err = runs.UpdateStatus(t.Context(), run, metav1.UpdateOptions{})
+			require.NoError(t, err)
+		}
+	}
+	add("new", "")
+	add("live", v1alpha1.RunRunning)
+	add("done", v1alpha1.RunSucceeded)
+	w.done(t, "install")
+	stdout, stderr, code := w.ark(t, "uninstall", "--timeout", patience.String())
+	require.Zero(t, code, stderr)
+	require.Contains(t, stdout, "arkrun.arkonis.dev/live in team-a is cancelled")
+	require.Contains(t, stderr, "WARNING: no operator has ended 2 of the runs: team-a/live, team-a/new\n")
+	for name, want := range map[string]string{"new": "ark was uninstalled", "live": "ark was uninstalled", "done": ""} {
+		run, err := runs.Get(t.Context(), name, metav1.GetOptions{})
+		require.NoError(t, err)
+		require.Equal(t, want, run.GetAnnotations()[v1alpha1.AnnotationCancelReason], name)
+		require.Equal(t, want != "", run.GetAnnotations()[v1alpha1.AnnotationCancel] == "true", name)
+	}
 }
 
 func helmKeeps(t *testing.T, w *world) {

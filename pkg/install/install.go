@@ -78,11 +78,7 @@ func (c *Cluster) apply(ctx context.Context, o *unstructured.Unstructured, dryRu
 	if err != nil {
 		return c.applyError(o, err)
 	}
-	what := Describe(o)
-	if o.GetNamespace() != "" {
-		what += " in " + o.GetNamespace()
-	}
-	c.say(what, outcome(before, after, dryRun))
+	c.say(place(o), outcome(before, after, dryRun))
 	return nil
 }
 

@@ -71,3 +71,8 @@ func rank(o *unstructured.Unstructured) int {
 	}
 	return -1
 }
+
+// core is a kind of Kubernetes' own that an install has no objects of.
+func core(resource string) schema.GroupVersionResource {
+	return schema.GroupVersionResource{Version: "v1", Resource: resource}
+}

@@ -8,7 +8,6 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
 const podsTimeout = 10 * time.Second
@@ -17,7 +16,7 @@ const podsTimeout = 10 * time.Second
 func (c *Cluster) podStates(ctx context.Context, namespace string) string {
 	ctx, cancel := context.WithTimeout(ctx, podsTimeout)
 	defer cancel()
-	pods, err := c.of(schema.GroupVersionResource{Version: "v1", Resource: "pods"}, namespace).
+	pods, err := c.of(core("pods"), namespace).
 		List(ctx, metav1.ListOptions{LabelSelector: podSelector})
 	if err != nil {
 		return "its pods cannot be read: " + err.Error()

@@ -77,6 +77,9 @@ func (a *attempt) open(ctx context.Context) ([]llm.Message, error) {
 		return []llm.Message{user}, err
 	case task.KindStep, task.KindDelegate:
 		var more []tools.Tool
+		if len(a.task.Attached) > 0 {
+			more = append(more, tools.NewReadPayload(a.session))
+		}
 		if len(a.task.CanDelegate) > 0 {
 			d := &tools.Delegation{
 				Session: a.session, Roles: a.task.CanDelegate, Prompt: a.prompt, Wait: a.place.wait, Telemetry: a.config.Telemetry,

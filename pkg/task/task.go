@@ -56,7 +56,12 @@ type Task struct {
 	PromptHash   string          `json:"promptHash,omitempty"`   // of the system prompt that the task was made for
 	OutputSchema json.RawMessage `json:"outputSchema,omitempty"` // JSON Schema of the answer
 	Model        string          `json:"model,omitempty"`        // instead of the agent's own (semanticModel)
-	Capabilities []Capability    `json:"capabilities,omitempty"` // KindRoute: what may be chosen
+
+	// Attached are payloads of the run of which the prompt shows the beginning only (see Ref.Beginning): the model is
+	// offered read_payload from its first turn. Delegates inherit them. They have no previews.
+	Attached []Ref `json:"attached,omitempty"`
+
+	Capabilities []Capability `json:"capabilities,omitempty"` // KindRoute: what may be chosen
 
 	// TimeoutSeconds bounds the work itself, from the first take-over and over redeliveries; 0 leaves it to the
 	// agent's limits. Deadline is the run's: the only time that ends a task that still waits in the queue.

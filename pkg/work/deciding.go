@@ -272,6 +272,7 @@ func (d *delegation) task(parent *task.Task) *task.Task {
 		Step:        fmt.Sprintf("%s/%s-%d", parent.Step, d.Role, d.Number),
 		Role:        d.Role,
 		Prompt:      d.Prompt,
+		Attached:    parent.Attached,
 		PromptHash:  role.PromptHash,
 		Deadline:    parent.Deadline,
 		Created:     d.At,

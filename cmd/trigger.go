@@ -205,6 +205,6 @@ func writeEnd(ctx context.Context, s *streams, cluster *remote.Cluster, run *v1a
 	if err != nil {
 		return fmt.Errorf("read the output of run %s: %w", run.Name, err)
 	}
-	report := local.NewReport(run, string(text), func(string) (string, bool) { return "", false })
+	report := local.NewReport(run, string(text), nil)
 	return errors.Join(encode(s.out, format, report), ended(run))
 }

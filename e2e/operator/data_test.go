@@ -30,6 +30,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
+	"arkonis.dev/ark/e2e/longread"
 	"arkonis.dev/ark/pkg/apis/data"
 	v1alpha1 "arkonis.dev/ark/pkg/apis/v1alpha1"
 	"arkonis.dev/ark/pkg/queue"
@@ -344,6 +345,21 @@ func (d *dataWorld) commanded() {
 	require.Contains(t, tree, "└─ step writer")
 	require.Contains(t, ark("why", "live", "--operator-namespace", d.system), "nothing is wrong: the run succeeded")
 	require.Contains(t, ark("status", "--operator-namespace", d.system), "data.arkonis.dev is served")
+
+	text := longread.Text(3 << 20)
+	run, err := d.clients.Runs(d.namespace).Create(t.Context(), &v1alpha1.ArkRun{ObjectMeta: metav1.ObjectMeta{Name: "lengthy"}, Spec: agentSpec()}, metav1.CreateOptions{})
+	require.NoError(t, err)
+	output, err := d.queue.PutText(t.Context(), string(run.UID), text)
+	require.NoError(t, err)
+	id := task.ID(task.KindStep, string(run.UID), "writer", 0, 0, 0)
+	until(d.world, d.clients.Runs(d.namespace), "lengthy", "the start", func(r *v1alpha1.ArkRun) bool { return r.Status.Phase == v1alpha1.RunRunning })
+	_, err = d.queue.PublishResult(t.Context(), queue.Key{Namespace: d.namespace, Agent: "writer", RunUID: string(run.UID), TaskID: id},
+		&task.Result{Version: task.Version, TaskID: id, Status: task.Succeeded, Output: output, Completed: time.Now()})
+	require.NoError(t, err)
+	d.ended("lengthy")
+	for _, args := range [][]string{{"output", "lengthy"}, {"output", "lengthy", "--step", "writer"}} {
+		require.Equal(t, sumOf(text+"\n"), sumOf(ark(args...)), "all of it: ark %v", args)
+	}
 }
 
 func nextEntry(t *testing.T, entries <-chan data.Entry) data.Entry {

@@ -17,7 +17,6 @@ import (
 	v1alpha1 "arkonis.dev/ark/pkg/apis/v1alpha1"
 	"arkonis.dev/ark/pkg/kube"
 	"arkonis.dev/ark/pkg/llm/modelserver"
-	"arkonis.dev/ark/pkg/task"
 )
 
 // maxStatus is what a status may take, in bytes as it is written.
@@ -32,21 +31,13 @@ func statusSize(t *testing.T, r *v1alpha1.ArkRun) int {
 	return len(body)
 }
 
-// sized starts a model server that answers "size N" with N bytes, "broken TEXT" with an error that says it, and everything else with
-// the number of # that it was shown. It returns the environment of pods that ask it.
+// sized starts a model server that answers "broken TEXT" with an error that says it, and everything else with the number of # that
+// it was shown. It returns the environment of pods that ask it.
 func (w *world) sized() []string {
 	w.t.Helper()
 	s, err := modelserver.Start(w.t.Context(), modelserver.Config{Answer: func(c modelserver.Call) *modelserver.Reply {
 		prompt := c.Request.Prompt()
 		r := &modelserver.Reply{Usage: &modelserver.Usage{Prompt: 1, Completion: 1}}
-		if n, ok := strings.CutPrefix(prompt, "size "); ok {
-			size, err := strconv.Atoi(strings.Fields(n)[0])
-			if err != nil {
-				return &modelserver.Reply{Status: 400, Error: err.Error()}
-			}
-			r.Text = strings.Repeat("#", size)
-			return r
-		}
 		if why, ok := strings.CutPrefix(prompt, "broken "); ok {
 			return &modelserver.Reply{Status: 400, Error: why}
 		}
@@ -56,92 +47,6 @@ func (w *world) sized() []string {
 	require.NoError(w.t, err)
 	w.t.Cleanup(func() { _ = s.Close() })
 	return []string{"OPENAI_BASE_URL=" + s.URL(), "OPENAI_API_KEY=k"}
-}
-
-// payload reads a text from the store of an operator that has ended.
-func (w *world) payload(ref *v1alpha1.PayloadRef) string {
-	w.t.Helper()
-	q, shut := w.openStore()
-	defer shut()
-	text, err := q.Text(w.t.Context(), task.Text{Ref: &task.Ref{Key: ref.Key, Size: ref.Size, SHA256: ref.SHA256}}, ref.Size)
-	require.NoError(w.t, err)
-	return text
-}
-
-const sizesTeam = `
-apiVersion: arkonis.dev/v1alpha1
-kind: ArkAgent
-metadata: {name: sizer}
-spec: {model: gpt-test, systemPrompt: You fill., limits: {maxConcurrentTasks: 4, timeoutSeconds: 3600}}
----
-apiVersion: arkonis.dev/v1alpha1
-kind: ArkTeam
-metadata: {name: passes}
-spec:
-  inputs: [{name: size, required: true}]
-  roles: [{name: r, arkAgent: sizer}]
-  pipeline:
-  - {name: one, role: r, inputs: {prompt: "size {{ .input.size }}"}}
-  - {name: two, role: r, dependsOn: [one], inputs: {prompt: "{{ .steps.one.output }}"}}
----
-apiVersion: arkonis.dev/v1alpha1
-kind: ArkTeam
-metadata: {name: gathers}
-spec:
-  inputs: [{name: sizes, type: array, required: true}]
-  roles: [{name: r, arkAgent: sizer}]
-  pipeline:
-  - {name: many, role: r, forEach: {items: "{{ toJson .input.sizes }}", maxParallel: 2}, inputs: {prompt: "size {{ .item }}"}}
-`
-
-// Outputs of any size pass: to the next step up to what a prompt may hold, and 70 MiB as the output of a run. The object
-// stays small, and the whole is in the store.
-func TestOutputsOfAllSizes(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t)
-	w.env = []string{"GOMEMLIMIT=1GiB"} // as the chart says it
-	o := w.start()
-	w.apply(sizesTeam)
-	w.pod("sizer", "sizer-0", w.sized()...)
-	sizes := []int{1, 1 << 10, 40 << 10, 1000 << 10}
-	for _, size := range sizes {
-		w.runOf(fmt.Sprintf("of-%d", size), "passes", map[string]any{"size": size})
-	}
-	for _, size := range sizes {
-		r := w.ended(fmt.Sprintf("of-%d", size))
-		require.Equal(t, v1alpha1.RunSucceeded, r.Status.Phase, r.Status.Message)
-		require.Equal(t, strconv.Itoa(size), r.Status.Output, "all bytes come to the next step")
-		statusSize(t, r)
-		if one := r.Status.Steps[0]; one.OutputRef != nil {
-			require.EqualValues(t, size, one.OutputRef.Size)
-		} else {
-			require.Len(t, one.Output, size, "all of it is shown")
-		}
-	}
-	const each, parts = 7 << 20, 10
-	w.runOf("all", "gathers", map[string]any{"sizes": slicesOf(parts, each)})
-	r := w.ended("all")
-	require.Equal(t, v1alpha1.RunSucceeded, r.Status.Phase, r.Status.Message)
-	statusSize(t, r)
-	require.NotNil(t, r.Status.OutputRef)
-	most := resident(t, o.cmd.Process.Pid)
-	t.Logf("an output of %d MiB: the operator held %d MiB at most", r.Status.OutputRef.Size>>20, most>>20)
-	require.Less(t, most, int64(1<<30), "the chart's limit would end it")
-	o.stop()
-	var list []string
-	require.NoError(t, json.Unmarshal([]byte(w.payload(r.Status.OutputRef)), &list))
-	require.Len(t, list, parts)
-	for _, part := range list {
-		require.Len(t, part, each)
-	}
-}
-
-func slicesOf(n, value int) []any {
-	all := make([]any, n)
-	for i := range all {
-		all[i] = value
-	}
-	return all
 }
 
 // wideTeam has chains of steps: each step of a chain depends on the one before it. One step, early in the list, fails, and the

@@ -35,7 +35,7 @@ const (
 // output answers with a whole output: of the run, or of one step.
 func (s *Server) output(w http.ResponseWriter, r *http.Request, run *v1alpha1.ArkRun) {
 	step := r.URL.Query().Get("step")
-	text, err := s.runOutput(run), error(nil)
+	text, err := runner.OutputOf(&run.Status), error(nil)
 	if step != "" {
 		text, err = s.stepOutput(r.Context(), run, step)
 	} else if !run.Status.Phase.Terminal() {
@@ -48,13 +48,6 @@ func (s *Server) output(w http.ResponseWriter, r *http.Request, run *v1alpha1.Ar
 	if err := s.stream(w, r, text); err != nil {
 		s.log.DebugContext(r.Context(), "an output was not sent whole", "run", run.Namespace+"/"+run.Name, "error", err)
 	}
-}
-
-func (s *Server) runOutput(run *v1alpha1.ArkRun) task.Text {
-	if ref := run.Status.OutputRef; ref != nil {
-		return refText(ref)
-	}
-	return task.Text{Inline: run.Status.Output}
 }
 
 func refText(r *v1alpha1.PayloadRef) task.Text {
@@ -71,11 +64,8 @@ func (s *Server) stepOutput(ctx context.Context, run *v1alpha1.ArkRun, step stri
 	if err != nil {
 		return task.Text{}, err
 	}
-	if result, ok := past.Output(step); ok {
-		if result.OutputRef != nil {
-			return task.Text{Ref: result.OutputRef}, nil
-		}
-		return task.Text{Inline: result.Output}, nil
+	if text, ok := past.Output(step); ok {
+		return text, nil
 	}
 	steps := past.Steps(time.Now(), mostText)
 	i = slices.IndexFunc(steps, func(st v1alpha1.StepStatus) bool { return st.Name == step })

@@ -63,7 +63,7 @@ func (h *benchHost) run(b *testing.B) (v1alpha1.ArkRunStatus, error) {
 	if err != nil {
 		return v1alpha1.ArkRunStatus{}, err
 	}
-	if _, err := h.newDriver(r, false).run(b.Context()); err != nil {
+	if err := h.newDriver(r, false).run(b.Context()); err != nil {
 		return v1alpha1.ArkRunStatus{}, err
 	}
 	if p := r.Run.Status.Phase; p != v1alpha1.RunSucceeded {

@@ -66,25 +66,24 @@ func (d *driver) cancel(reason string) {
 	}
 }
 
-// run drives the run and returns its whole output when it has ended; the end is in d.record then. When ctx ends, the
-// run stays as it is.
-func (d *driver) run(ctx context.Context) (string, error) {
+// run drives the run until it has ended; the end is in d.record then. When ctx ends, the run stays as it is.
+func (d *driver) run(ctx context.Context) error {
 	if d.record.Run.Status.Phase.Terminal() {
-		return d.output(ctx)
+		return nil
 	}
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	var err error
 	d.live, err = runner.New(ctx, d.config())
 	if err != nil {
-		return "", err
+		return err
 	}
 	defer d.live.Close()
 	if err := d.follow(ctx); err != nil {
-		return "", fmt.Errorf("drive run %s: %w", d.record.Run.Name, err)
+		return fmt.Errorf("drive run %s: %w", d.record.Run.Name, err)
 	}
 	d.record.Run.Status = d.live.Status(time.Now())
-	return d.live.Output(), nil
+	return nil
 }
 
 // follow drives the run with its records: with the new ones that the host passes on, or, if an earlier process may
@@ -246,21 +245,40 @@ func (d *driver) Commit(ctx context.Context, _ *v1alpha1.ArkRun, status v1alpha1
 	return d.host.runs.end(ctx, d.record, status)
 }
 
-// stepOutput is the whole output of a step, when this process drove the run.
-func (d *driver) stepOutput(step string) (string, bool) {
-	if d.live == nil {
-		return "", false
+// text reads a text of the run, wherever it is.
+func (d *driver) text(ctx context.Context, t task.Text) (text string, err error) {
+	if t.Ref == nil {
+		return t.Inline, nil
 	}
-	return d.live.StepOutput(step)
+	err = persist(ctx, func() error {
+		text, err = d.host.queue.Text(ctx, t, t.Ref.Size)
+		return err
+	})
+	return text, err
 }
 
-// output reads the output of a run that had ended before this process began.
-func (d *driver) output(ctx context.Context) (string, error) {
-	s := &d.record.Run.Status
-	if s.OutputRef == nil {
-		return s.Output, nil
+// report tells how the run ended, with whole outputs: of the run, and of its steps when this process drove it.
+func (d *driver) report(ctx context.Context) (*Report, error) {
+	run := &d.record.Run
+	output, err := d.text(ctx, runner.OutputOf(&run.Status))
+	if err != nil {
+		return nil, fmt.Errorf("read the output of run %s: %w", run.Name, err)
 	}
-	return d.host.queue.Text(ctx, task.Text{Ref: &task.Ref{Key: s.OutputRef.Key, Size: s.OutputRef.Size, SHA256: s.OutputRef.SHA256}}, s.OutputRef.Size)
+	steps := map[string]string{}
+	for i := range run.Status.Steps {
+		name := run.Status.Steps[i].Name
+		if d.live == nil {
+			break
+		}
+		text, ok := d.live.StepOutput(name)
+		if !ok {
+			continue
+		}
+		if steps[name], err = d.text(ctx, text); err != nil {
+			return nil, fmt.Errorf("read the output of step %s of run %s: %w", name, run.Name, err)
+		}
+	}
+	return NewReport(run, output, steps), nil
 }
 
 // StartChild implements runner.Store: it makes the record of a child run, or finds it, and drives the run.
@@ -326,20 +344,21 @@ func (d *driver) childRecord(c runner.Child) (*record, *task.Result) {
 
 // runChild drives a child run and publishes its end. When the host goes down, the child stays as it is.
 func (d *driver) runChild(ctx context.Context, child *driver, key queue.Key) {
-	output, err := child.run(ctx)
+	var end *task.Result
+	err := child.run(ctx)
+	if err == nil {
+		err = persist(ctx, func() error {
+			end, err = runner.ChildEnd(ctx, d.host.queue, key, child.record.Run.Name, &child.record.Run.Status)
+			return err
+		})
+	}
 	if ctx.Err() != nil {
 		return
 	}
-	var end *task.Result
 	if err != nil {
 		end = runner.ChildRefused(key, string(task.CodeInternal), err.Error(), time.Now())
-	} else {
-		end, err = runner.ChildEnd(ctx, d.host.queue, key, child.record.Run.Name, &child.record.Run.Status, output)
 	}
-	if err == nil {
-		err = persist(ctx, func() error { return d.host.publishEnd(ctx, key, end) })
-	}
-	if err != nil {
+	if err := persist(ctx, func() error { return d.host.publishEnd(ctx, key, end) }); err != nil {
 		d.host.log.ErrorContext(ctx, "end of a child run was not stored", "run", child.record.Run.Name, "error", err)
 	}
 }

@@ -57,9 +57,9 @@ type StepReport struct {
 	Error      string             `json:"error,omitempty"`
 }
 
-// NewReport makes the report of a run that has ended. Whole outputs of steps come from stepOutput where it knows them;
-// the record holds long ones in part only.
-func NewReport(run *v1alpha1.ArkRun, output string, stepOutput func(step string) (string, bool)) *Report {
+// NewReport makes the report of a run that has ended. steps are whole outputs of steps by their names, as far as they are
+// known; of others there is what the status shows, which of long ones is a part only.
+func NewReport(run *v1alpha1.ArkRun, output string, steps map[string]string) *Report {
 	s := &run.Status
 	r := &Report{
 		Run: run.Name, Status: s.Phase, Message: s.Message, Output: output, TraceID: s.TraceID,
@@ -78,7 +78,7 @@ func NewReport(run *v1alpha1.ArkRun, output string, stepOutput func(step string)
 	}
 	for i := range s.Steps {
 		step := stepReport(&s.Steps[i])
-		if whole, ok := stepOutput(step.Name); ok {
+		if whole, ok := steps[step.Name]; ok {
 			step.Output = whole
 		}
 		r.Steps = append(r.Steps, step)

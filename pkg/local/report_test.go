@@ -30,7 +30,7 @@ status:
   - {name: writer, agent: newsroom-writer, phase: Failed, attempts: 1, reason: ProviderAuth, message: "the server refuses the key"}
 `), &run))
 	var out bytes.Buffer
-	require.NoError(t, NewReport(&run, "", func(string) (string, bool) { return "", false }).WriteJSON(&out))
+	require.NoError(t, NewReport(&run, "", nil).WriteJSON(&out))
 	require.Equal(t, `{
   "run": "newsroom-run-0123456789",
   "team": "newsroom",

@@ -30,8 +30,8 @@ import (
 
 // childRun is what a process that will be killed is told, in the variable of the same name.
 type childRun struct {
-	File, Store, Resume, BaseURL string
-	Input                        map[string]any
+	File, Team, Store, Resume, BaseURL string
+	Input                              map[string]any
 }
 
 var (
@@ -57,7 +57,7 @@ func TestMain(m *testing.M) {
 
 // run is the process: its progress goes to stderr, the report to stdout.
 func (c childRun) run(ctx context.Context) int {
-	o := local.Options{Store: c.Store, Resume: c.Resume, Input: c.Input, Progress: os.Stderr, Getenv: func(name string) string {
+	o := local.Options{Team: c.Team, Store: c.Store, Resume: c.Resume, Input: c.Input, Progress: os.Stderr, Getenv: func(name string) string {
 		if name == "OPENAI_BASE_URL" {
 			return c.BaseURL
 		}

@@ -133,14 +133,17 @@ func (s *session) drive(ctx context.Context, h *host, r *record) (*Report, error
 		})
 		defer timer.Stop()
 	}
-	output, err := d.run(lasting)
+	var report *Report
+	err := d.run(lasting)
+	if err == nil {
+		report, err = d.report(lasting)
+	}
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, &InterruptedError{Run: r.Run.Name, Resume: s.resume(r)}
 		}
 		return nil, err
 	}
-	report := NewReport(&d.record.Run, output, d.stepOutput)
 	switch {
 	case report.Status == v1alpha1.RunSucceeded:
 		return report, nil

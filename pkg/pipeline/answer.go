@@ -16,16 +16,21 @@ import (
 func (f *fold) answered(i, item int, e *TaskEnded) {
 	st := f.p.steps[i]
 	u := &f.s.Steps[i].Units[item]
-	v := f.p.examine(st, e.Output)
+	size := sizeOf(e.Output, e.OutputRef)
+	v := f.p.examine(st, e.Output, size)
 	u.Output, u.Raw, u.Ref, u.Message = v.output, "", nil, v.note
-	if v.output == e.Output {
+	switch {
+	case v.output == e.Output:
 		u.Ref = e.OutputRef
-	} else if v.note == "" {
+		if st.items == nil && !st.keeps(size) {
+			u.Output = condense(u.Output, u.Ref)
+		}
+	case v.note == "":
 		u.Raw = e.Output
 	}
 	switch {
 	case v.problem != "":
-		f.refuse(i, item, e.Output, v)
+		f.refuse(i, item, e.Output, e.OutputRef, v)
 	case st.spec.Validate != nil && st.spec.Validate.Semantic != "":
 		f.judge(i, item)
 	default:
@@ -44,7 +49,11 @@ func (f *fold) judged(i, item int, said string) {
 		if reason == "" {
 			reason = "The check gave no reason."
 		}
-		f.refuse(i, item, orElse(u.Raw, u.Output), verdict{problem: "A check of the answer found: " + clip(reason, maxQuoted)})
+		answer, ref := u.Output, u.Ref
+		if u.Raw != "" {
+			answer, ref = u.Raw, nil
+		}
+		f.refuse(i, item, answer, ref, verdict{problem: "A check of the answer found: " + clip(reason, maxQuoted)})
 	case u.Corrections < f.p.steps[i].maxRefusals:
 		// The answer may be good: the judge is asked again, not the agent.
 		u.Corrections++
@@ -55,10 +64,10 @@ func (f *fold) judged(i, item int, said string) {
 }
 
 // refuse asks for another answer, or fails the unit.
-func (f *fold) refuse(i, item int, answer string, v verdict) {
+func (f *fold) refuse(i, item int, answer string, ref *task.Ref, v verdict) {
 	st := f.p.steps[i]
 	u := &f.s.Steps[i].Units[item]
-	u.Refused, u.Feedback = answer, v.problem
+	u.Refused, u.RefusedRef, u.Feedback = condense(answer, ref), ref, v.problem
 	most := st.maxRefusals
 	if v.format {
 		most = st.maxCorrections
@@ -120,19 +129,23 @@ type verdict struct {
 	format  bool   // it does not fit the outputSchema, which is corrected whatever validate says
 }
 
-// examine checks an answer in the order of the spec: its size, outputSchema, rejectPatterns, contains, schema. What a
-// judge thinks of it comes after.
-func (p *Plan) examine(st *step, answer string) verdict {
+// examine checks an answer of size bytes, of which as much is there as Plan.Reads says, in the order of the spec: its
+// size, outputSchema, rejectPatterns, contains, schema. What a judge thinks of it comes after.
+func (p *Plan) examine(st *step, answer string, size int64) verdict {
 	v := verdict{output: answer}
-	if limit := st.spec.MaxOutputBytes; limit > 0 && int64(len(answer)) > limit {
-		if st.schema != nil || st.validate != nil {
-			// A JSON text that is cut is not JSON any more.
-			v.problem = fmt.Sprintf("The answer has %d bytes; at most %d are allowed.", len(answer), limit)
-			v.format = st.schema != nil
-			return v
-		}
-		v.output = clip(answer, int(limit))
-		v.note = fmt.Sprintf("the answer was cut from %d to %d bytes (maxOutputBytes)", len(answer), len(v.output))
+	limit := st.spec.MaxOutputBytes
+	switch {
+	case limit > 0 && size > limit && st.isJSON():
+		// A JSON text that is cut is not JSON any more.
+		v.problem = fmt.Sprintf("The answer has %d bytes; at most %d are allowed.", size, limit)
+		v.format = st.schema != nil
+		return v
+	case st.refusal(size) != "":
+		v.problem, v.final = st.refusal(size), true
+		return v
+	case limit > 0 && size > limit:
+		v.output = strings.Clone(clip(answer, int(limit)))
+		v.note = fmt.Sprintf("the answer was cut from %d to %d bytes (maxOutputBytes)", size, len(v.output))
 	}
 	if re := p.rejected(st, v.output); re != nil {
 		v.problem, v.final = fmt.Sprintf("The answer matches the pattern %s, which is not allowed.", re), true

@@ -7,6 +7,7 @@ import (
 
 	"arkonis.dev/ark/pkg/apis/v1alpha1"
 	"arkonis.dev/ark/pkg/task"
+	"arkonis.dev/ark/pkg/template"
 )
 
 // Start gives the state of a run in which nothing has happened yet. The steps with a result in an earlier run take it
@@ -101,25 +102,42 @@ func (f *fold) settle() {
 
 // complete ends a run whose steps are all done.
 func (f *fold) complete() {
-	output, err := f.runOutput()
+	output, ref, err := f.runOutput()
 	if err != nil {
 		f.end(Ending{Phase: v1alpha1.RunFailed, Reason: ReasonOutputFailed, Message: fmt.Sprintf("the run's output cannot be made: %v", err)})
 		return
 	}
-	f.end(Ending{Phase: v1alpha1.RunSucceeded, Reason: v1alpha1.ReasonSucceeded, Output: output})
+	f.end(Ending{Phase: v1alpha1.RunSucceeded, Reason: v1alpha1.ReasonSucceeded, Output: output, OutputRef: ref})
 }
 
-// runOutput is the run's result: that of its template, or the output of the last step that has one.
-func (f *fold) runOutput() (string, error) {
-	if f.p.output != nil {
-		return f.p.eval(f.s, f.p.output, scene{})
-	}
-	for i := len(f.s.Steps) - 1; i >= 0; i-- {
-		if st := &f.s.Steps[i]; st.Phase == v1alpha1.StepSucceeded {
-			return st.Output, nil
+// runOutput is the run's result: that of its template, or the output of the last step that has one. A template that is
+// one single action passes a large text on as it is.
+func (f *fold) runOutput() (string, *task.Ref, error) {
+	if f.p.output == nil {
+		for i := len(f.s.Steps) - 1; i >= 0; i-- {
+			if st := &f.s.Steps[i]; st.Phase == v1alpha1.StepSucceeded {
+				return st.Output, st.OutputRef, nil
+			}
 		}
+		return "", nil, nil
 	}
-	return "", nil
+	text, err := f.p.eval(f.s, f.p.output, scene{})
+	if !tooLarge(err) {
+		return text, nil, err
+	}
+	v, again := f.p.value(f.s, f.p.output, scene{})
+	if again != nil {
+		return "", nil, err
+	}
+	switch v := v.(type) {
+	case string:
+		return v, nil, nil
+	case *template.Large:
+		ref, _ := v.Of.(*task.Ref)
+		return v.Head, ref, nil
+	default:
+		return "", nil, err
+	}
 }
 
 func (f *fold) taskStarted(e *TaskStarted) {
@@ -224,7 +242,7 @@ func (f *fold) issued(id string) {
 		return
 	}
 	f.s.Tasks[i].Issued = true
-	f.s.Tasks[i].Prompt, f.s.Tasks[i].Input = "", nil
+	f.s.Tasks[i].forget()
 }
 
 // ended takes the committed end over, whatever this fold would have decided. Steps without an end are cancelled when
@@ -234,7 +252,9 @@ func (f *fold) ended(e *Ended) {
 		return
 	}
 	f.s.Ended, f.s.EndedAt = true, e.At
-	f.s.Ending = &Ending{Phase: e.Phase, Reason: e.Reason, Message: e.Message, FailedStep: e.FailedStep, Output: e.Output}
+	f.s.Ending = &Ending{
+		Phase: e.Phase, Reason: e.Reason, Message: e.Message, FailedStep: e.FailedStep, Output: e.Output, OutputRef: e.OutputRef,
+	}
 	for i := range f.s.Steps {
 		st := &f.s.Steps[i]
 		switch {
@@ -359,7 +379,7 @@ func (f *fold) delegateEnded(t *TaskState, e *TaskEnded) {
 	if c.Phase.Terminal() {
 		return
 	}
-	c.Completed, c.Output, c.OutputRef, c.Reason, c.Message = e.At, e.Output, e.OutputRef, string(e.Code), e.Message
+	c.Completed, c.Output, c.OutputRef, c.Reason, c.Message = e.At, condense(e.Output, e.OutputRef), e.OutputRef, string(e.Code), e.Message
 	switch e.Status {
 	case task.Succeeded:
 		c.Phase = v1alpha1.StepSucceeded
@@ -377,7 +397,7 @@ func (f *fold) taskFailed(t *TaskState, e *TaskEnded) {
 	u := &f.s.Steps[i].Units[item]
 	code, message := whyFailed(e)
 	if t.Kind == task.KindStep && e.Output != "" {
-		u.Refused, u.Ref = e.Output, e.OutputRef
+		u.Refused, u.RefusedRef = condense(e.Output, e.OutputRef), e.OutputRef
 	}
 	switch {
 	case f.s.Ending != nil:

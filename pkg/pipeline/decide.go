@@ -38,7 +38,8 @@ func (p *Plan) Decide(s *State, now time.Time) Decision {
 	}
 	if ending != nil && len(s.Open) == 0 && !s.Ended && !s.FinishIssued {
 		d.Actions = append(d.Actions, &Finish{
-			Phase: ending.Phase, Reason: ending.Reason, Message: ending.Message, FailedStep: ending.FailedStep, Output: ending.Output,
+			Phase: ending.Phase, Reason: ending.Reason, Message: ending.Message, FailedStep: ending.FailedStep,
+			Output: ending.Output, OutputRef: ending.OutputRef,
 		})
 	}
 	return d
@@ -61,7 +62,7 @@ func (p *Plan) submit(s *State, t *TaskState) *Submit {
 	st := p.steps[t.Step]
 	a := &Submit{
 		TaskID: t.ID, Kind: t.Kind, Step: st.id, Role: st.role, Agent: t.Agent,
-		Item: t.Item, Iteration: t.Iteration, Attempt: t.Attempt, Prompt: t.Prompt,
+		Item: t.Item, Iteration: t.Iteration, Attempt: t.Attempt, Prompt: t.Prompt, Attached: t.Attached,
 		TimeoutSeconds: st.spec.TimeoutSeconds, Deadline: p.deadline, Created: t.Created, Budgets: st.budgets,
 	}
 	switch t.Kind {

@@ -17,7 +17,7 @@ type Event interface{ event() }
 type TaskEnded struct {
 	TaskID    string
 	Status    task.Status
-	Output    string    // the whole answer; of a failed task the part that there was
+	Output    string    // the answer; of a failed task the part that there was. How much of a large one: Plan.Reads
 	OutputRef *task.Ref // where the answer is stored, when it is large
 	Code      task.Code // unless Status is Succeeded
 	Message   string    // unless Status is Succeeded: the cause and the next step
@@ -86,6 +86,7 @@ type Ended struct {
 	Message    string
 	FailedStep string
 	Output     string
+	OutputRef  *task.Ref
 	At         time.Time
 }
 
@@ -124,7 +125,9 @@ type Submit struct {
 	Agent                    string
 	Item, Iteration, Attempt int
 
-	Prompt       string
+	Prompt   string
+	Attached []Attachment // of which the prompt shows the beginning
+
 	PromptHash   string            // of the system prompt that was in the run's snapshot
 	OutputSchema json.RawMessage   // KindStep
 	Model        string            // KindJudge: instead of the agent's own
@@ -175,7 +178,8 @@ type Finish struct {
 	Reason     string // a reason of v1alpha1, or ReasonOutputFailed
 	Message    string
 	FailedStep string
-	Output     string // whole
+	Output     string
+	OutputRef  *task.Ref // where Output is stored, when it is; Output may be its beginning then
 }
 
 // ActionID is the task's id.

@@ -131,6 +131,7 @@ type step struct {
 
 	when, again, items *expr // if, loop.condition, forEach.items
 	inputs             []input
+	listed             bool                      // some forEach.items names it
 	schema, validate   func(doc any) []Violation // nil: none
 	outputSchema       json.RawMessage
 	emptyData          map[string]any // .data before there is any
@@ -279,12 +280,31 @@ func (p *Plan) compileSteps() error {
 		}
 		p.steps = append(p.steps, st)
 	}
+	p.markListed()
 	if p.run.Spec.Output == "" {
 		return nil
 	}
 	var err error
 	p.output, err = p.compileExpr("output", p.run.Spec.Output)
 	return err
+}
+
+// markListed finds the steps whose output may be read as a list.
+func (p *Plan) markListed() {
+	for _, st := range p.steps {
+		if st.items == nil {
+			continue
+		}
+		names := st.items.steps
+		if st.items.all {
+			names = p.visible(st)
+		}
+		for _, name := range names {
+			if i, ok := p.byName[name]; ok {
+				p.steps[i].listed = true
+			}
+		}
+	}
 }
 
 func (p *Plan) compileStep(g *graph, index int, spec *v1alpha1.Step) (*step, error) {

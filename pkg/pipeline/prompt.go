@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"strings"
@@ -8,6 +9,7 @@ import (
 	"unicode/utf8"
 
 	"arkonis.dev/ark/pkg/apis/v1alpha1"
+	"arkonis.dev/ark/pkg/template"
 )
 
 // maxQuoted bounds what is quoted of an answer or a prompt in another prompt, in bytes.
@@ -64,6 +66,12 @@ type scene struct {
 	item any   // with itemName
 	// itemName is empty outside of the inputs of a forEach.
 	itemName string
+
+	// shown is set where a model can read on in an output: one that is too large for a template, and with short every one that is
+	// longer than first, is given as its first bytes, and noted in shown.
+	shown *[]Attachment
+	first int
+	short bool
 }
 
 // eval gives the text of a template.
@@ -122,28 +130,46 @@ func (p *Plan) visible(at *step) []string {
 // entry is one step as templates see it. A step that sees itself sees its last iteration.
 func (p *Plan) entry(s *State, of *step, in scene) map[string]any {
 	st := &s.Steps[of.index]
-	output, raw, status := "", "", string(st.Phase)
+	status := string(st.Phase)
 	if in.step == of {
 		status = ""
 	}
-	if st.HasOutput {
-		output, raw = st.Output, st.Output
-		if st.Raw != "" {
-			raw = st.Raw
-		}
-		if in.step == of {
-			status = string(v1alpha1.StepSucceeded)
-		}
-	}
-	out := map[string]any{"rawOutput": raw, "status": status, "iteration": int64(st.Iteration)}
+	out := map[string]any{"output": "", "rawOutput": "", "status": status, "iteration": int64(st.Iteration)}
 	if of.schema != nil {
 		out["data"] = st.parsedOutput(of)
 	}
-	if in.wrap {
-		output = wrap(of.id, output)
+	if !st.HasOutput {
+		return out
 	}
-	out["output"] = output
+	if in.step == of {
+		out["status"] = string(v1alpha1.StepSucceeded)
+	}
+	out["output"], out["rawOutput"] = p.outputIn(in, of, st), st.whole()
+	if st.Raw != "" {
+		out["rawOutput"] = st.Raw
+	}
 	return out
+}
+
+// outputIn is the output of a step in a scene.
+func (p *Plan) outputIn(in scene, of *step, st *StepState) any {
+	size := sizeOf(st.Output, st.OutputRef)
+	switch {
+	case in.shown != nil && (size > maxWhole || in.short && size > int64(in.first)):
+		return wrap(of.id, in.beginning(p.run.UID, st, in.first))
+	case in.wrap && size <= maxWhole:
+		return wrap(of.id, st.Output)
+	default:
+		return st.whole()
+	}
+}
+
+// whole is the output as templates take it where it has to be all of it.
+func (st *StepState) whole() any {
+	if isWhole(st.Output, st.OutputRef) {
+		return st.Output
+	}
+	return &template.Large{Head: st.Output, Size: st.OutputRef.Size, Of: st.OutputRef}
 }
 
 // parsedOutput is the output as JSON. Before there is any, each field that the schema declares is null.
@@ -183,22 +209,53 @@ func (p *Plan) sceneOf(s *State, st *step, item int) (scene, error) {
 	return in, err
 }
 
-// prompt is what the agent is asked for one unit, without what is said of an earlier answer.
-func (p *Plan) prompt(s *State, st *step, item int) (string, error) {
+// request is what the agent is asked for one unit, without what is said of an earlier answer, and what the prompt shows the
+// beginning of, each once.
+func (p *Plan) request(s *State, st *step, item int) (string, []Attachment, error) {
 	if len(st.inputs) == 0 {
-		return p.inputText, nil
+		return p.inputText, nil, nil
 	}
 	in, err := p.sceneOf(s, st, item)
 	if err != nil {
-		return "", err
+		return "", nil, err
 	}
+	var attached []Attachment
 	parts := make(map[string]string, len(st.inputs))
 	for _, i := range st.inputs {
-		if parts[i.key], err = p.eval(s, i.expr, in); err != nil {
-			return "", err
+		shown := []Attachment{}
+		in.shown = &shown
+		if parts[i.key], err = p.part(s, i.expr, in); err != nil {
+			return "", nil, err
+		}
+		attached = attach(attached, parts[i.key], shown)
+	}
+	return compose(parts), attached, nil
+}
+
+// part is the text of one input. When it would be too large, the model gets the beginnings of large outputs, and as much
+// of each as there is room for.
+func (p *Plan) part(s *State, e *expr, in scene) (string, error) {
+	in.first = headBytes
+	text, err := p.eval(s, e, in)
+	if !tooLarge(err) {
+		return text, err
+	}
+	in.short = true
+	for ; in.first >= leastShown; in.first /= 4 {
+		*in.shown = nil
+		shorter, again := p.eval(s, e, in)
+		if again == nil {
+			return shorter, nil
 		}
 	}
-	return compose(parts), nil
+	return "", err
+}
+
+// tooLarge says that a template failed because there is too much in it.
+func tooLarge(err error) bool {
+	_, limit := errors.AsType[*template.LimitError](err)
+	_, large := errors.AsType[*template.LargeError](err)
+	return limit || large
 }
 
 // childInput is the input of the child run that works on one unit.
@@ -215,12 +272,34 @@ func (p *Plan) childInput(s *State, st *step, item int, feedback string) (v1alph
 		if out[i.key], err = p.value(s, i.expr, in); err != nil {
 			return nil, err
 		}
+		if large, ok := out[i.key].(*template.Large); ok {
+			return nil, st.tooLargeInput(i.key, large.Size)
+		}
 	}
 	if feedback != "" {
 		prompt, _ := out[promptKey].(string)
 		out[promptKey] = strings.TrimPrefix(prompt+"\n\n"+feedback, "\n\n")
 	}
-	return v1alpha1.NewValues(out)
+	values, err := v1alpha1.NewValues(out)
+	if err != nil {
+		return nil, err
+	}
+	size, largest := 0, ""
+	for _, key := range sortedKeys(values) {
+		if size += len(values[key].Raw); largest == "" || len(values[key].Raw) > len(values[largest].Raw) {
+			largest = key
+		}
+	}
+	if size > maxChildInput {
+		return nil, st.tooLargeInput(largest, int64(len(values[largest].Raw)))
+	}
+	return values, nil
+}
+
+// tooLargeInput says which input of a step does not fit into the run of a team.
+func (st *step) tooLargeInput(key string, size int64) error {
+	return fmt.Errorf("inputs.%s: it gives %d bytes to the run of the team %q, whose input may have %d in all, as it is part of the run's object: "+
+		"give the team less, such as what an agent's step has summed up", key, size, st.team, maxChildInput)
 }
 
 const promptKey = "prompt"

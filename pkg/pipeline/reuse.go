@@ -12,15 +12,25 @@ import (
 // StepResult is the result of a step in an earlier run.
 type StepResult struct {
 	Step      string
-	Output    string // as State.Result gives it
+	Output    string // or its beginning, when OutputRef says that there is more
 	Raw       string // the agent's own text, when it differs from Output
 	OutputRef *task.Ref
+	Held      int64 // how many bytes of Output a run that takes it over needs; 0: all
 
 	Agent string // that worked on it
 	Run   string // name of the run in which it was worked on; empty when nobody knows
 }
 
-// Result gives the whole result of a step that succeeded, to be shown or to start a later run from.
+// Text is the whole of Output, wherever it is.
+func (r *StepResult) Text() task.Text {
+	if r.OutputRef != nil {
+		return task.Text{Ref: r.OutputRef}
+	}
+	return task.Text{Inline: r.Output}
+}
+
+// Result gives the result of a step that succeeded, to be shown or to start a later run from. Of a large output that is
+// stored it may have the beginning only.
 func (p *Plan) Result(s *State, step string) (StepResult, bool) {
 	i, ok := p.byName[step]
 	if !ok || s.Steps[i].Phase != v1alpha1.StepSucceeded {
@@ -69,6 +79,9 @@ func (p *Plan) Reusable(earlier *Plan, s *State, from string) ([]StepResult, err
 		case ok:
 			if changed := st.changedSince(earlier.steps[earlier.byName[st.id]]); changed != "" {
 				return nil, fmt.Errorf("the step %q is another one since the run %s (%s): run it again as well, from it or from a step before it on", st.id, earlier.run.Name, changed)
+			}
+			if !st.keeps(sizeOf(result.Output, result.OutputRef)) {
+				result.Held = headBytes
 			}
 			taken[i] = &result
 		default:

@@ -45,6 +45,7 @@ type Ending struct {
 	Message    string            `json:"message,omitempty"`
 	FailedStep string            `json:"failedStep,omitempty"`
 	Output     string            `json:"output,omitempty"`
+	OutputRef  *task.Ref         `json:"outputRef,omitempty"`
 }
 
 // StepState is how far a step is. Phase moves
@@ -93,6 +94,7 @@ type StepState struct {
 	RoutingReason string `json:"routingReason,omitempty"`
 
 	data parsed // of Output
+	hash parsed // of Output
 }
 
 // parsed is a value that is derived from another field when it is asked for.
@@ -138,10 +140,11 @@ type Unit struct {
 	Raw    string    `json:"raw,omitempty"`
 	Ref    *task.Ref `json:"ref,omitempty"`
 	// Refused is the last answer that was not accepted and Feedback why: both are told to the agent.
-	Refused  string `json:"refused,omitempty"`
-	Feedback string `json:"feedback,omitempty"`
-	Message  string `json:"message,omitempty"` // why the unit failed, or what happened to the answer
-	Reason   string `json:"reason,omitempty"`
+	Refused    string    `json:"refused,omitempty"`
+	RefusedRef *task.Ref `json:"refusedRef,omitempty"`
+	Feedback   string    `json:"feedback,omitempty"`
+	Message    string    `json:"message,omitempty"` // why the unit failed, or what happened to the answer
+	Reason     string    `json:"reason,omitempty"`
 }
 
 // TaskState is one task. It is open until its result is folded.
@@ -154,8 +157,9 @@ type TaskState struct {
 	Attempt   int       `json:"attempt,omitempty"`
 	Agent     string    `json:"agent,omitempty"`
 	Team      string    `json:"team,omitempty"` // a child run
-	// Prompt and Input are dropped once the task is issued.
+	// Prompt, Attached (see Submit) and Input are dropped once the task is issued.
 	Prompt    string          `json:"prompt,omitempty"`
+	Attached  []Attachment    `json:"attached,omitempty"`
 	Input     v1alpha1.Values `json:"input,omitempty"`
 	Created   time.Time       `json:"created,omitzero"`
 	NotBefore time.Time       `json:"notBefore,omitzero"` // of a retry with a back-off
@@ -217,8 +221,11 @@ func (s *State) add(t TaskState) int {
 // close takes a task out of the open ones.
 func (s *State) close(i int) {
 	s.Tasks[i].Done = true
-	s.Tasks[i].Prompt, s.Tasks[i].Input = "", nil
+	s.Tasks[i].forget()
 	if at, ok := slices.BinarySearch(s.Open, i); ok {
 		s.Open = slices.Delete(s.Open, at, at+1)
 	}
 }
+
+// forget drops what a task is asked.
+func (t *TaskState) forget() { t.Prompt, t.Attached, t.Input = "", nil, nil }

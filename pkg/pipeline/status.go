@@ -25,8 +25,8 @@ const (
 )
 
 // Status is the bounded view of a run that people see. The engine leaves out what it does not know: observedGeneration,
-// traceID, resolved, and outputRef of a run's own output, which the caller sets when State.Output is longer than what
-// is shown. It depends on now only for steps that wait for a time.
+// traceID, resolved, and outputRef of a run's own output that was not stored, which the caller sets when State.Output is
+// longer than what is shown. It depends on now only for steps that wait for a time.
 func (p *Plan) Status(s *State, now time.Time) v1alpha1.ArkRunStatus {
 	v := view{p: p, s: s, now: now}
 	rows := v.rows()
@@ -43,6 +43,7 @@ func (p *Plan) Status(s *State, now time.Time) v1alpha1.ArkRunStatus {
 		status.Phase, status.FailedStep = e.Phase, e.FailedStep
 		status.Message = cut(e.Message, maxStatusMessage)
 		status.Output = cut(e.Output, maxRunOutput)
+		status.OutputRef = refBehind(status.Output, e.Output, e.OutputRef)
 		status.CompletionTime = micro(s.EndedAt)
 		status.Duration = Duration(s.EndedAt.Sub(p.run.Started))
 	} else {
@@ -72,7 +73,7 @@ func (p *Plan) StepOfTask(t *TaskState) string {
 	return p.steps[t.Step].id
 }
 
-// Output is the whole result of a run that has ended, or is certain to end.
+// Output is the result of a run that has ended, or is certain to end, as far as it is held.
 func (s *State) Output() string {
 	if s.Ending == nil {
 		return ""
@@ -324,15 +325,21 @@ func ended(r *row) time.Time {
 func (r row) bound(share, message int) v1alpha1.StepStatus {
 	r.status.Message = cut(r.status.Message, message)
 	r.status.RoutingReason = cut(r.status.RoutingReason, message)
-	if r.data && written(r.output) <= share/2 {
+	if r.data && isWhole(r.output, r.ref) && written(r.output) <= share/2 {
 		r.status.Data = &v1alpha1.Value{Raw: []byte(r.output)}
 		share /= 2
 	}
 	r.status.Output = cut(r.output, share)
-	if len(r.status.Output) < len(r.output) && r.ref != nil {
-		r.status.OutputRef = &v1alpha1.PayloadRef{Key: r.ref.Key, Size: r.ref.Size, SHA256: r.ref.SHA256}
-	}
+	r.status.OutputRef = refBehind(r.status.Output, r.output, r.ref)
 	return r.status
+}
+
+// refBehind points at the whole of a text of which less is shown.
+func refBehind(shown, text string, ref *task.Ref) *v1alpha1.PayloadRef {
+	if ref == nil || int64(len(shown)) == sizeOf(text, ref) {
+		return nil
+	}
+	return &v1alpha1.PayloadRef{Key: ref.Key, Size: ref.Size, SHA256: ref.SHA256}
 }
 
 // cut shortens a text to n bytes as written in JSON.

@@ -114,7 +114,7 @@ func TestStatusRefersToWhatIsCut(t *testing.T) {
 		if a.Step == "a" {
 			return pipeline.TaskEnded{Status: task.Succeeded, Output: long, OutputRef: ref}, true
 		}
-		return pipeline.TaskEnded{Status: task.Succeeded, Output: "short", OutputRef: ref}, true
+		return pipeline.TaskEnded{Status: task.Succeeded, Output: "short", OutputRef: &task.Ref{Key: "uid/def", Size: int64(len("short")), SHA256: "def"}}, true
 	})
 	status := plan.Status(s, epoch())
 	require.Equal(t, &v1alpha1.PayloadRef{Key: "uid/abc", Size: int64(len(long)), SHA256: "abc"}, status.Steps[0].OutputRef)

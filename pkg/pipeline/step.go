@@ -165,8 +165,11 @@ func (f *fold) work(i, item int) {
 	feedback := correction(st, u)
 	if st.team != "" {
 		t.Input, err = f.p.childInput(f.s, st, item, feedback)
-	} else if t.Prompt, err = f.p.prompt(f.s, st, item); err == nil && feedback != "" {
-		t.Prompt = strings.TrimPrefix(t.Prompt+"\n\n"+feedback, "\n\n")
+	} else {
+		t.Prompt, t.Attached, err = f.p.request(f.s, st, item)
+		if feedback != "" {
+			t.Prompt = strings.TrimPrefix(t.Prompt+"\n\n"+feedback, "\n\n")
+		}
 	}
 	if err != nil {
 		f.failUnit(i, item, ReasonTemplateFailed, err.Error())
@@ -182,13 +185,13 @@ func (f *fold) work(i, item int) {
 func (f *fold) judge(i, item int) {
 	st, state := f.p.steps[i], &f.s.Steps[i]
 	u := &state.Units[item]
-	prompt, err := f.p.prompt(f.s, st, item)
+	asked, _, err := f.p.request(f.s, st, item)
 	if err != nil {
 		f.failUnit(i, item, ReasonTemplateFailed, err.Error())
 		return
 	}
 	u.Phase = UnitJudging
-	t := TaskState{Kind: task.KindJudge, Agent: state.Agent, Attempt: u.Judgings, Prompt: judgePrompt(st, prompt, u.Output)}
+	t := TaskState{Kind: task.KindJudge, Agent: state.Agent, Attempt: u.Judgings, Prompt: judgePrompt(st, asked, u.Output)}
 	u.Judgings++
 	f.open(i, item, t)
 }
@@ -217,7 +220,7 @@ func (f *fold) open(i, item int, t TaskState) {
 // acceptUnit takes the unit's output as its result.
 func (f *fold) acceptUnit(i, item int) {
 	u := &f.s.Steps[i].Units[item]
-	u.Phase, u.Refused, u.Feedback = UnitDone, "", ""
+	u.Phase, u.Refused, u.RefusedRef, u.Feedback = UnitDone, "", nil, ""
 	f.unitSettled(i)
 }
 
@@ -233,7 +236,7 @@ func (f *fold) failUnit(i, item int, reason, message string) {
 	if st.items != nil {
 		message = fmt.Sprintf("item %d: %s", item, message)
 	} else {
-		state.Output, state.Raw, state.OutputRef = u.Refused, "", u.Ref
+		state.Output, state.Raw, state.OutputRef = u.Refused, "", u.RefusedRef
 	}
 	f.failStep(i, reason, message)
 }
@@ -304,6 +307,9 @@ func (f *fold) takeOutput(st *step, state *StepState) (failed string) {
 		if raw := listOf(state.Units, func(u *Unit) string { return jsonText(orElse(u.Raw, u.Output)) }); raw != state.Output {
 			state.Raw = raw
 		}
+	}
+	for k := range state.Units {
+		state.Units[k].Output, state.Units[k].Raw, state.Units[k].Ref = "", "", nil // they are in the list
 	}
 	if count == 0 {
 		return ""

@@ -31,7 +31,7 @@ func (l *Live) do(ctx context.Context, a pipeline.Action, now time.Time) error {
 	}
 }
 
-// submit queues a task; a large prompt goes to the payload store first.
+// submit queues a task; a large prompt, and what it shows the beginning of, go to the payload store first.
 func (l *Live) submit(ctx context.Context, a *pipeline.Submit) (err error) {
 	run := l.config.Run
 	// Whoever works on the task goes on from the step's span, which is sent even if this process is killed at once.
@@ -44,10 +44,14 @@ func (l *Live) submit(ctx context.Context, a *pipeline.Submit) (err error) {
 	if err != nil {
 		return fmt.Errorf("step %s: store the prompt: %w", a.Step, err)
 	}
+	attached, err := l.attach(ctx, a.Attached)
+	if err != nil {
+		return fmt.Errorf("step %s: store what its prompt shows the beginning of: %w", a.Step, err)
+	}
 	t := &task.Task{
 		Version: task.Version, ID: a.TaskID, Kind: a.Kind, Namespace: run.Namespace, Agent: a.Agent, Run: l.wireRun(),
 		Step: a.Step, Role: a.Role, Iteration: a.Iteration, Attempt: a.Attempt, Item: a.Item,
-		Prompt: prompt, PromptHash: a.PromptHash, OutputSchema: a.OutputSchema, Model: a.Model, Capabilities: a.Capabilities,
+		Prompt: prompt, Attached: attached, PromptHash: a.PromptHash, OutputSchema: a.OutputSchema, Model: a.Model, Capabilities: a.Capabilities,
 		TimeoutSeconds: a.TimeoutSeconds, Deadline: a.Deadline, Created: a.Created, Budgets: a.Budgets,
 		CanDelegate: a.CanDelegate,
 	}
@@ -58,6 +62,25 @@ func (l *Live) submit(ctx context.Context, a *pipeline.Submit) (err error) {
 		return fmt.Errorf("step %s: %w", a.Step, err)
 	}
 	return nil
+}
+
+// attach stores what is in no store yet. Many tasks may show the beginning of the same.
+func (l *Live) attach(ctx context.Context, attached []pipeline.Attachment) ([]task.Ref, error) {
+	var refs []task.Ref
+	for _, a := range attached {
+		refs = append(refs, a.Ref)
+		if a.Text == "" {
+			continue
+		}
+		_, err := l.config.Queue.ReadPayload(ctx, a.Ref, 0, 0)
+		if errors.Is(err, queue.ErrNoPayload) {
+			_, err = l.config.Queue.PutPayload(ctx, string(l.config.Run.UID), strings.NewReader(a.Text))
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return refs, nil
 }
 
 func (l *Live) wireRun() task.Run {
@@ -144,18 +167,18 @@ func (l *Live) finish(ctx context.Context, a *pipeline.Finish, now time.Time) er
 		return err
 	}
 	l.plan.Apply(l.state, pipeline.Ended{
-		Phase: a.Phase, Reason: a.Reason, Message: a.Message, FailedStep: a.FailedStep, Output: a.Output, At: now,
+		Phase: a.Phase, Reason: a.Reason, Message: a.Message, FailedStep: a.FailedStep, Output: a.Output, OutputRef: a.OutputRef, At: now,
 	})
 	status := l.plan.Status(l.state, now)
 	status.TraceID = l.spans.traceID
-	l.closing, l.output = &status, a.Output
+	l.closing = &status
 	return l.commit(ctx)
 }
 
 // commit stores the end of the run. An end that somebody else committed before is the one that holds.
 func (l *Live) commit(ctx context.Context) error {
-	if l.closing.OutputRef == nil && l.output != l.closing.Output {
-		ref, err := l.config.Queue.PutPayload(ctx, string(l.config.Run.UID), strings.NewReader(l.output))
+	if output := l.state.Output(); l.closing.OutputRef == nil && output != l.closing.Output { // it is whole, and stored nowhere
+		ref, err := l.config.Queue.PutPayload(ctx, string(l.config.Run.UID), strings.NewReader(output))
 		if err != nil {
 			return fmt.Errorf("store the output: %w", err)
 		}
@@ -165,26 +188,8 @@ func (l *Live) commit(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("commit the end: %w", err)
 	}
-	if !held.CompletionTime.Equal(l.closing.CompletionTime) || held.Phase != l.closing.Phase {
-		if l.output, err = l.outputOf(ctx, &held); err != nil {
-			return err
-		}
-	}
 	l.end = &held
 	return nil
-}
-
-// outputOf is the whole output of an end that another process committed.
-func (l *Live) outputOf(ctx context.Context, end *v1alpha1.ArkRunStatus) (string, error) {
-	ref := end.OutputRef
-	if ref == nil {
-		return end.Output, nil
-	}
-	text, err := l.config.Queue.Text(ctx, task.Text{Ref: &task.Ref{Key: ref.Key, Size: ref.Size, SHA256: ref.SHA256}}, ref.Size)
-	if err != nil {
-		return "", fmt.Errorf("read the output: %w", err)
-	}
-	return text, nil
 }
 
 func (l *Live) key(agent, taskID string) queue.Key {

@@ -15,9 +15,9 @@ import (
 // MaxHops bounds how deep teams may stand below each other, and how many runs may lead to one.
 const MaxHops = 8
 
-// ChildEnd is the end of a child run as the result of the task that it carried out. output is the whole of it; it is
-// stored under the parent's uid when it is large.
-func ChildEnd(ctx context.Context, q *queue.Queue, key queue.Key, name string, s *v1alpha1.ArkRunStatus, output string) (*task.Result, error) {
+// ChildEnd is the end of a child run as the result of the task that it carried out. Its output is copied under the parent's
+// uid when it is large; an error that is queue.ErrNoPayload or queue.ErrCorrupt says that it is lost.
+func ChildEnd(ctx context.Context, q *queue.Queue, key queue.Key, name string, s *v1alpha1.ArkRunStatus) (*task.Result, error) {
 	r := &task.Result{
 		Version: task.Version, TaskID: key.TaskID, Status: task.Succeeded, Pod: name,
 		Started: timeOf(s.StartTime), Completed: timeOf(s.CompletionTime),
@@ -25,9 +25,10 @@ func ChildEnd(ctx context.Context, q *queue.Queue, key queue.Key, name string, s
 	charge(r, s)
 	switch s.Phase {
 	case v1alpha1.RunSucceeded:
-		text, err := q.PutText(ctx, key.RunUID, output)
-		r.Output = text
-		return r, err
+		var err error
+		if r.Output, err = copyText(ctx, q, key.RunUID, OutputOf(s)); err != nil {
+			return nil, fmt.Errorf("take over the output of run %s: %w", name, err)
+		}
 	case v1alpha1.RunCancelled:
 		r.Status, r.Error = task.Cancelled, task.Errorf(task.CodeCancelled, "run %s was cancelled: %s", name, s.Message)
 	default:

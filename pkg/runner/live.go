@@ -23,7 +23,6 @@ type Live struct {
 
 	closing *v1alpha1.ArkRunStatus // the end that is to be committed
 	end     *v1alpha1.ArkRunStatus // as it was committed
-	output  string                 // whole, once the run has ended
 }
 
 // New makes a Live of a run as it was when it began. A run whose snapshot does not compile is an error that lists
@@ -49,8 +48,8 @@ func New(ctx context.Context, c Config) (*Live, error) {
 	return l, nil
 }
 
-// Fold takes in one record of the run. It reads large answers from the payload store; after an error the record was
-// not taken in, and Fold is called again with it.
+// Fold takes in one record of the run. Of a large answer it reads from the payload store as much as the engine wants to hold;
+// after an error the record was not taken in, and Fold is called again with it.
 func (l *Live) Fold(ctx context.Context, r queue.Record) error {
 	ev, err := l.event(ctx, r)
 	if err != nil {
@@ -74,9 +73,9 @@ func (l *Live) event(ctx context.Context, r queue.Record) (pipeline.Event, error
 		ev.Code, ev.Message, ev.Scope = res.Error.Code, res.Error.Message, res.Error.Scope
 	}
 	var err error
-	ev.Output, err = l.config.Queue.Text(ctx, res.Output, maxOutput)
+	ev.Output, err = readText(ctx, l.config.Queue, res.Output, l.plan.Reads(l.state, ev))
 	switch {
-	case errors.Is(err, queue.ErrNoPayload), errors.Is(err, queue.ErrCorrupt), errors.Is(err, queue.ErrTooLarge):
+	case errors.Is(err, queue.ErrNoPayload), errors.Is(err, queue.ErrCorrupt):
 		// It will not get better: the run has to know.
 		ev.Status, ev.Code, ev.OutputRef = task.Failed, task.CodeInternal, nil
 		ev.Message = fmt.Sprintf("the answer cannot be read from the payload store: %v", err)
@@ -213,13 +212,10 @@ func (l *Live) Status(now time.Time) v1alpha1.ArkRunStatus {
 // Ended says that the run's end is committed. Nothing is left to do then.
 func (l *Live) Ended() bool { return l.end != nil }
 
-// Output is the whole output of a run that has ended.
-func (l *Live) Output() string { return l.output }
-
-// StepOutput is the whole output of a step as far as it is known.
-func (l *Live) StepOutput(step string) (string, bool) {
+// StepOutput is the output of a step that succeeded.
+func (l *Live) StepOutput(step string) (task.Text, bool) {
 	r, ok := l.plan.Result(l.state, step)
-	return r.Output, ok
+	return r.Text(), ok
 }
 
 // Close ends the run's spans. It changes nothing of the run.

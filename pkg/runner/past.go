@@ -75,6 +75,9 @@ func (p *Past) End(s *v1alpha1.ArkRunStatus) {
 		return
 	}
 	e := pipeline.Ended{Phase: s.Phase, Message: s.Message, FailedStep: s.FailedStep, Output: s.Output}
+	if s.OutputRef != nil {
+		e.OutputRef = refOf(s.OutputRef)
+	}
 	if s.CompletionTime != nil {
 		e.At = s.CompletionTime.Time
 	}
@@ -90,9 +93,11 @@ func (p *Past) Steps(now time.Time, n int) []v1alpha1.StepStatus {
 	return p.plan.Steps(p.state, now, n)
 }
 
-// Output is the whole output of a step that succeeded. When it is large, it is to be read from where it is stored, which
-// is then returned as well.
-func (p *Past) Output(step string) (pipeline.StepResult, bool) { return p.plan.Result(p.state, step) }
+// Output is the whole output of a step that succeeded, wherever it is.
+func (p *Past) Output(step string) (task.Text, bool) {
+	r, ok := p.plan.Result(p.state, step)
+	return r.Text(), ok
+}
 
 // Tasks lists the tasks of the run in the order in which they became due.
 func (p *Past) Tasks() []PastTask {

@@ -2,6 +2,7 @@ package runner
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -29,6 +30,7 @@ type reusedResult struct {
 	Step   string    `json:"step"`
 	Output task.Text `json:"output"`
 	Raw    task.Text `json:"raw,omitzero"`
+	Held   int64     `json:"held,omitempty"` // how much of the output is needed, in bytes; 0: all
 	Agent  string    `json:"agent,omitempty"`
 	Run    string    `json:"run,omitempty"`
 }
@@ -59,7 +61,7 @@ func StoreReused(ctx context.Context, q *queue.Queue, uid string, results []pipe
 	list := reusedList{Version: reusedVersion, Results: make([]reusedResult, len(results))}
 	for i := range results {
 		r := &results[i]
-		output, err := copyText(ctx, q, uid, r.Output, r.OutputRef)
+		output, err := copyText(ctx, q, uid, r.Text())
 		if err != nil {
 			return task.Ref{}, fmt.Errorf("take over the result of step %s: %w", r.Step, err)
 		}
@@ -67,26 +69,13 @@ func StoreReused(ctx context.Context, q *queue.Queue, uid string, results []pipe
 		if err != nil {
 			return task.Ref{}, fmt.Errorf("take over the result of step %s: %w", r.Step, err)
 		}
-		list.Results[i] = reusedResult{Step: r.Step, Output: output, Raw: raw, Agent: r.Agent, Run: r.Run}
+		list.Results[i] = reusedResult{Step: r.Step, Output: output, Raw: raw, Held: r.Held, Agent: r.Agent, Run: r.Run}
 	}
 	body, err := json.Marshal(list)
 	if err != nil {
 		return task.Ref{}, fmt.Errorf("take over results: %w", err)
 	}
 	return q.PutPayload(ctx, uid, bytes.NewReader(body))
-}
-
-// copyText stores a text under another run: from where it is stored, if it is.
-func copyText(ctx context.Context, q *queue.Queue, uid, text string, ref *task.Ref) (task.Text, error) {
-	if ref == nil {
-		return q.PutText(ctx, uid, text)
-	}
-	body, err := q.GetPayload(ctx, *ref)
-	if err != nil {
-		return task.Text{}, err
-	}
-	copied, err := q.PutPayload(ctx, uid, body)
-	return task.Text{Ref: &copied}, err
 }
 
 // ReadReused reads what a run has taken over. When the payload store has lost some of it, nothing is taken over, and lost
@@ -121,7 +110,7 @@ func readReused(ctx context.Context, q *queue.Queue, ref *v1alpha1.PayloadRef) (
 	for i := range list.Results {
 		r := &list.Results[i]
 		out[i] = pipeline.StepResult{Step: r.Step, OutputRef: r.Output.Ref, Agent: r.Agent, Run: r.Run}
-		if out[i].Output, err = q.Text(ctx, r.Output, sizeOf(r.Output)); err != nil {
+		if out[i].Output, err = readText(ctx, q, r.Output, cmp.Or(r.Held, sizeOf(r.Output))); err != nil {
 			return nil, err
 		}
 		if out[i].Raw, err = q.Text(ctx, r.Raw, sizeOf(r.Raw)); err != nil {

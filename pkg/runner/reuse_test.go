@@ -31,22 +31,28 @@ func TestReusedResultsAreCopies(t *testing.T) {
 		{Step: "small", Output: "{}", Raw: long, Agent: "writer", Run: "first"},
 		{Step: "large", Output: "what the engine has of it", OutputRef: &ref, Agent: "writer", Run: "second"},
 	}
+	umlauts := "x" + strings.Repeat("ä", 100_000)
+	beginning, err := b.queue.PutText(ctx, "earlier", umlauts)
+	require.NoError(t, err)
+	results = append(results, pipeline.StepResult{Step: "beginning", Output: umlauts[:1001], OutputRef: beginning.Ref, Held: 64 << 10})
 	stored, err := runner.StoreReused(ctx, b.queue, "u1", results)
 	require.NoError(t, err)
 	_, err = b.queue.PurgeRun(ctx, "earlier")
 	require.NoError(t, err)
 
-	b.run.Status.Reused = &v1alpha1.ReusedResults{Steps: 2, Ref: &v1alpha1.PayloadRef{Key: stored.Key, Size: stored.Size, SHA256: stored.SHA256}}
+	b.run.Status.Reused = &v1alpha1.ReusedResults{Steps: 3, Ref: &v1alpha1.PayloadRef{Key: stored.Key, Size: stored.Size, SHA256: stored.SHA256}}
 	got, lost, err := runner.ReadReused(ctx, b.queue, b.run)
 	require.NoError(t, err)
 	require.False(t, lost)
-	require.Len(t, got, 2)
+	require.Len(t, got, 3)
 	require.Equal(t, results[0], got[0])
 	large := got[1]
 	require.Equal(t, "u1/"+hex.EncodeToString(sum.Sum(nil)), large.OutputRef.Key)
 	hash := sha256.Sum256([]byte(large.Output))
 	require.Equal(t, large.OutputRef.SHA256, hex.EncodeToString(hash[:]))
 	require.Len(t, large.Output, size)
+	require.Equal(t, umlauts[:64<<10-1], got[2].Output, "as much as is needed, up to the last whole character")
+	require.Equal(t, []any{"u1/" + beginning.Ref.SHA256, int64(len(umlauts))}, []any{got[2].OutputRef.Key, got[2].OutputRef.Size})
 
 	_, err = b.queue.PurgeRun(ctx, "u1")
 	require.NoError(t, err)

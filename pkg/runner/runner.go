@@ -25,9 +25,6 @@ import (
 // maxParallel bounds how many actions of one run are carried out at once.
 const maxParallel = 16
 
-// maxOutput bounds the answer of a task that the engine works on, in bytes.
-const maxOutput = 16 << 20
-
 // Store keeps ArkRuns.
 type Store interface {
 	// Commit writes the status of a run, on the condition that its record has no end yet, and returns the status that

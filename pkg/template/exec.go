@@ -337,6 +337,9 @@ func (r *run) call(f *parse.IdentifierNode, args []any) (any, error) {
 		}
 		args[i] = v
 	}
+	if err := refuseLarge(f.Ident, args); err != nil {
+		return nil, r.at(f, err)
+	}
 	fn, _ := lookup(f.Ident)
 	v, err := fn.call(r, args)
 	if err == nil {
@@ -344,7 +347,8 @@ func (r *run) call(f *parse.IdentifierNode, args []any) (any, error) {
 	}
 	var ref *ReferenceError
 	var limit *LimitError
-	if !errors.As(err, &ref) && !errors.As(err, &limit) {
+	var large *LargeError
+	if !errors.As(err, &ref) && !errors.As(err, &limit) && !errors.As(err, &large) {
 		err = errorf("%s: %w", f.Ident, err)
 	}
 	return nil, r.at(f, err)

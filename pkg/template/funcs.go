@@ -131,7 +131,12 @@ func equals(r *run, a, b any) (bool, error) {
 	if a == nil || b == nil {
 		return a == nil && b == nil, nil
 	}
+	if y, ok := b.(*Large); ok {
+		return y.equals(a)
+	}
 	switch x := a.(type) {
+	case *Large:
+		return x.equals(b)
 	case string:
 		if y, ok := b.(string); ok {
 			return x == y, r.charge(min(len(x), len(y)) / 64)
@@ -387,6 +392,11 @@ func split(r *run, args []any) (any, error) {
 
 // truncate keeps the first n characters: truncate n text, and also truncate text n.
 func truncate(r *run, args []any) (any, error) {
+	if n, v, err := numberAndValue(args); err == nil {
+		if large, ok := v.(*Large); ok {
+			return large.truncate(r, n)
+		}
+	}
 	n, text, err := numberAndText(r, args)
 	if err != nil {
 		return nil, err
@@ -418,20 +428,29 @@ func indent(r *run, args []any) (any, error) {
 }
 
 func numberAndText(r *run, args []any) (int64, string, error) {
-	number, text := args[0], args[1]
-	if _, ok := asInt(number); !ok {
-		number, text = text, number
-	}
-	n, ok := asInt(number)
-	if !ok {
-		return 0, "", errorf("needs a whole number and a text, not %s and %s", describe(args[0]), describe(args[1]))
-	}
-	if n < 0 {
-		return 0, "", errorf("the number must not be negative")
+	n, text, err := numberAndValue(args)
+	if err != nil {
+		return 0, "", err
 	}
 	if text == nil {
 		return n, "", nil
 	}
 	s, err := r.textArg(text)
 	return n, s, err
+}
+
+// numberAndValue finds the number among two arguments, whichever it is.
+func numberAndValue(args []any) (int64, any, error) {
+	number, value := args[0], args[1]
+	if _, ok := asInt(number); !ok {
+		number, value = value, number
+	}
+	n, ok := asInt(number)
+	if !ok {
+		return 0, nil, errorf("needs a whole number and a text, not %s and %s", describe(args[0]), describe(args[1]))
+	}
+	if n < 0 {
+		return 0, nil, errorf("the number must not be negative")
+	}
+	return n, value, nil
 }

@@ -56,6 +56,8 @@ func (r *run) appendJSON(b []byte, v any, depth int) ([]byte, error) {
 		b, err = r.appendList(b, v, depth)
 	case map[string]any:
 		b, err = r.appendObject(b, v, depth)
+	case *Large:
+		err = v.fault()
 	}
 	if err == nil && len(b) > MaxOutput {
 		err = errTooLong()

@@ -13,7 +13,7 @@
 //   - Lists and objects print as JSON; null prints as nothing.
 //
 // The data is what encoding/json decodes: map[string]any, []any, string, bool, nil, and numbers as json.Number,
-// float64 or a Go integer. It is read and never changed.
+// float64 or a Go integer, or a *Large text. It is read and never changed.
 package template
 
 import (
@@ -71,8 +71,8 @@ func (t *Template) Name() string { return t.name }
 // Source is the text that was given to Parse.
 func (t *Template) Source() string { return t.source }
 
-// Execute gives the text of the template over the data. Errors are of type *Error; errors.As finds a *ReferenceError
-// or a *LimitError in them.
+// Execute gives the text of the template over the data. Errors are of type *Error; errors.As finds a *ReferenceError,
+// a *LimitError or a *LargeError in them.
 func (t *Template) Execute(data map[string]any) (string, error) {
 	r := newRun(t, data)
 	if _, err := r.list(r.root, t.root); err != nil {
@@ -82,7 +82,7 @@ func (t *Template) Execute(data map[string]any) (string, error) {
 }
 
 // Value gives the value of a template that is one single action (white space around it does not count) with its
-// type: nil, bool, string, json.Number, int64, float64, []any or map[string]any. The value may share memory with the
+// type: nil, bool, string, json.Number, int64, float64, []any, map[string]any or *Large. The value may share memory with the
 // data. Of any other template it gives the text.
 func (t *Template) Value(data map[string]any) (any, error) {
 	if t.single == nil {
@@ -123,7 +123,7 @@ func single(root *parse.ListNode) *parse.PipeNode {
 // plain brings the numbers that Go code may have put into the data to int64 and float64.
 func plain(v any) (any, error) {
 	switch v := v.(type) {
-	case nil, bool, string, json.Number, int64, float64, []any, map[string]any:
+	case nil, bool, string, json.Number, int64, float64, []any, map[string]any, *Large:
 		return v, nil
 	case int:
 		return int64(v), nil

@@ -29,7 +29,7 @@ func (r *run) fields(v any, prefix string, path []string) (any, error) {
 		}
 		reason := parent + " is " + describe(v)
 		switch v.(type) {
-		case string:
+		case string, *Large:
 			reason += "; fields of an answer are under .data when the step has an outputSchema, or fromJson reads them"
 		case []any:
 			reason += "; range or index give its elements"
@@ -72,7 +72,7 @@ func describe(v any) string {
 		return "null"
 	case bool:
 		return "a boolean"
-	case string:
+	case string, *Large:
 		return "text"
 	case []any:
 		return "a list"
@@ -108,6 +108,8 @@ func (r *run) text(v any) (string, error) {
 		return strconv.FormatInt(v, 10), nil
 	case float64:
 		return formatFloat(v), nil
+	case *Large:
+		return "", v.fault()
 	}
 	return r.toJSON(v)
 }

@@ -150,17 +150,12 @@ func (c *Controller) settle(ctx context.Context, d *drive, run *v1alpha1.ArkRun)
 // tellParent publishes the end of a run as the result of the task that it carried out. A withdrawal that came first holds.
 func (c *Controller) tellParent(ctx context.Context, run *v1alpha1.ArkRun) error {
 	key := parentKey(run)
-	output, err := c.outputOf(ctx, &run.Status)
-	var end *task.Result
+	end, err := runner.ChildEnd(ctx, c.cfg.Queue, key, run.Name, &run.Status)
 	switch {
 	case errors.Is(err, queue.ErrNoPayload), errors.Is(err, queue.ErrCorrupt):
-		end = runner.ChildRefused(key, string(task.CodeInternal), fmt.Sprintf("the output of run %s cannot be read: %v", run.Name, err), time.Now())
+		end = runner.ChildRefused(key, string(task.CodeInternal), err.Error(), time.Now())
 	case err != nil:
-		return fmt.Errorf("read the output of run %s: %w", run.Name, err)
-	default:
-		if end, err = runner.ChildEnd(ctx, c.cfg.Queue, key, run.Name, &run.Status, output); err != nil {
-			return fmt.Errorf("tell the end of run %s: %w", run.Name, err)
-		}
+		return fmt.Errorf("tell the end of run %s: %w", run.Name, err)
 	}
 	if _, err := c.cfg.Queue.PublishResult(ctx, key, end); err != nil {
 		return fmt.Errorf("tell the end of run %s: %w", run.Name, err)
@@ -170,14 +165,6 @@ func (c *Controller) tellParent(ctx context.Context, run *v1alpha1.ArkRun) error
 
 func parentKey(run *v1alpha1.ArkRun) queue.Key {
 	return queue.Key{Namespace: run.Namespace, RunUID: run.Spec.Parent.RunUID, TaskID: run.Spec.Parent.TaskID}
-}
-
-// outputOf is the whole output of a run that has ended.
-func (c *Controller) outputOf(ctx context.Context, s *v1alpha1.ArkRunStatus) (string, error) {
-	if s.OutputRef == nil {
-		return s.Output, nil
-	}
-	return c.cfg.Queue.Text(ctx, textOf(s.OutputRef), s.OutputRef.Size)
 }
 
 func textOf(r *v1alpha1.PayloadRef) task.Text {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -73,7 +74,7 @@ func (l *Live) event(ctx context.Context, r queue.Record) (pipeline.Event, error
 		ev.Code, ev.Message, ev.Scope = res.Error.Code, res.Error.Message, res.Error.Scope
 	}
 	var err error
-	ev.Output, err = readText(ctx, l.config.Queue, res.Output, l.plan.Reads(l.state, ev))
+	ev.Output, err = l.answer(ctx, res.Output, l.plan.Reads(l.state, ev))
 	switch {
 	case errors.Is(err, queue.ErrNoPayload), errors.Is(err, queue.ErrCorrupt):
 		// It will not get better: the run has to know.
@@ -83,6 +84,14 @@ func (l *Live) event(ctx context.Context, r queue.Record) (pipeline.Event, error
 		return nil, fmt.Errorf("read the answer of task %s: %w", res.TaskID, err)
 	}
 	return ev, nil
+}
+
+// answer reads the first n bytes of an answer. Agents say where theirs are stored: it must be with the run.
+func (l *Live) answer(ctx context.Context, t task.Text, n int64) (string, error) {
+	if t.Ref != nil && !strings.HasPrefix(t.Ref.Key, string(l.config.Run.UID)+"/") {
+		return "", fmt.Errorf("payload %s: %w: it is not one of the run", t.Ref.Key, queue.ErrNoPayload)
+	}
+	return readText(ctx, l.config.Queue, t, n)
 }
 
 // Started takes in the news that a task is worked on. It is shown and decides nothing.

@@ -198,6 +198,35 @@ func TestARunFromFirstTaskToItsEnd(t *testing.T) {
 	require.Empty(t, cmp.Diff(*b.store.held, l.Status(time.Now())))
 }
 
+// An answer whose reference leads to nothing of the run fails its task.
+func TestAnswersThatAreNotThere(t *testing.T) {
+	t.Parallel()
+	for name, stored := range map[string]string{"nowhere": "", "with another run": "other"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBench(t, two)
+			l := b.live()
+			b.advance(l)
+			one := b.take("team-a")
+			ref := task.Ref{Key: "u1/" + strings.Repeat("a", 64), SHA256: strings.Repeat("a", 64), Size: 3 << 20}
+			if stored != "" {
+				text, err := b.queue.PutText(t.Context(), stored, strings.Repeat("secret ", 100_000))
+				require.NoError(t, err)
+				ref = *text.Ref
+			}
+			_, err := b.queue.PublishResult(t.Context(), queue.KeyOf(one), &task.Result{Version: task.Version, TaskID: one.ID, Status: task.Succeeded, Output: task.Text{Ref: &ref}})
+			require.NoError(t, err)
+			b.fold(l, 1)
+			b.advance(l)
+			require.True(t, l.Ended())
+			status := l.Status(time.Now())
+			require.Equal(t, v1alpha1.RunFailed, status.Phase)
+			require.Contains(t, status.Message, "the answer cannot be read from the payload store: payload "+ref.Key)
+			require.NotContains(t, fmt.Sprintf("%+v", status), "secret")
+		})
+	}
+}
+
 // A second process folds the same records and goes on where the first one was, without doing anything twice.
 func TestANewProcessGoesOn(t *testing.T) {
 	t.Parallel()

@@ -6,12 +6,12 @@ import (
 	"errors"
 	"net/http"
 	"time"
-	"unicode/utf8"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"arkonis.dev/ark/pkg/apis/data"
 	v1alpha1 "arkonis.dev/ark/pkg/apis/v1alpha1"
+	"arkonis.dev/ark/pkg/chars"
 	"arkonis.dev/ark/pkg/queue"
 	"arkonis.dev/ark/pkg/runner"
 	"arkonis.dev/ark/pkg/task"
@@ -224,11 +224,7 @@ func (l *logger) write(e data.Entry) error {
 		e.Text = ""
 	}
 	if len(e.Text) > maxLogText {
-		n := maxLogText
-		for n > 0 && !utf8.RuneStart(e.Text[n]) {
-			n--
-		}
-		e.Text, e.Cut = e.Text[:n], true
+		e.Text, e.Cut = chars.Head(e.Text, maxLogText), true
 	}
 	body, err := json.Marshal(e)
 	if err != nil {

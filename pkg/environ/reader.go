@@ -8,7 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode/utf8"
+
+	"arkonis.dev/ark/pkg/chars"
 )
 
 // shownBytes is how much of a wrong value an error shows.
@@ -30,11 +31,7 @@ func (r *reader) text(name string) string {
 
 func (r *reader) fault(under, holds, allowed string) {
 	if len(holds) > shownBytes {
-		n := shownBytes
-		for n > 0 && !utf8.RuneStart(holds[n]) {
-			n--
-		}
-		holds = holds[:n] + "..."
+		holds = chars.Head(holds, shownBytes) + "..."
 	}
 	r.faults = append(r.faults, fmt.Sprintf("%s is %q: %s", under, holds, oneLine(allowed)))
 }

@@ -4,7 +4,8 @@ import (
 	"net/url"
 	"slices"
 	"strings"
-	"unicode/utf8"
+
+	"arkonis.dev/ark/pkg/chars"
 )
 
 const (
@@ -53,16 +54,5 @@ func (s secrets) sentence(err error) string {
 	if len(text) <= maxMessage {
 		return text
 	}
-	return cut(text, maxMessage) + "..."
-}
-
-// cut is at most n bytes of a text, ending with a whole character.
-func cut(s string, n int) string {
-	if len(s) <= n {
-		return s
-	}
-	for n > 0 && !utf8.RuneStart(s[n]) {
-		n--
-	}
-	return s[:n]
+	return chars.Head(text, maxMessage) + "..."
 }

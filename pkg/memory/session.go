@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 
+	"arkonis.dev/ark/pkg/chars"
 	"arkonis.dev/ark/pkg/task"
 	"arkonis.dev/ark/pkg/tools"
 )
@@ -154,7 +155,7 @@ func (s *Session) vectorise(ctx context.Context, key string, e *Entry) error {
 		if s.embed == nil {
 			return errNoEmbed
 		}
-		if e.Vector, err = s.embed(ctx, key, cut(plain(e.Text), EmbedBytes)); err != nil {
+		if e.Vector, err = s.embed(ctx, key, chars.Head(plain(e.Text), EmbedBytes)); err != nil {
 			return fmt.Errorf("make a vector with model %s: %w", s.memory.config.Embedding.Model, err)
 		}
 		if len(e.Vector) == 0 {

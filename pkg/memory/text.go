@@ -7,6 +7,8 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"arkonis.dev/ark/pkg/chars"
 )
 
 // The first lines of what goes before a prompt.
@@ -65,7 +67,7 @@ func brief(text string, n int) string {
 	if len(text) <= n {
 		return text
 	}
-	return cut(text, n) + "..."
+	return chars.Head(text, n) + "..."
 }
 
 // matching are up to n entries that hold words of a query: those with the most of them first, and of those with as many

@@ -9,6 +9,7 @@ import (
 	"unicode"
 
 	"arkonis.dev/ark/pkg/apis/v1alpha1"
+	"arkonis.dev/ark/pkg/chars"
 	"arkonis.dev/ark/pkg/task"
 )
 
@@ -53,13 +54,13 @@ func (f *fold) judged(i, item int, said string) {
 		if u.Raw != "" {
 			answer, ref = u.Raw, nil
 		}
-		f.refuse(i, item, answer, ref, verdict{problem: "A check of the answer found: " + clip(reason, maxQuoted)})
+		f.refuse(i, item, answer, ref, verdict{problem: "A check of the answer found: " + chars.Head(reason, maxQuoted)})
 	case u.Corrections < f.p.steps[i].maxRefusals:
 		// The answer may be good: the judge is asked again, not the agent.
 		u.Corrections++
 		f.judge(i, item)
 	default:
-		f.failUnit(i, item, string(task.CodeOutputInvalid), fmt.Sprintf("the check of the answer gave neither VALID nor INVALID, but: %s", clip(said, 200)))
+		f.failUnit(i, item, string(task.CodeOutputInvalid), fmt.Sprintf("the check of the answer gave neither VALID nor INVALID, but: %s", chars.Head(said, 200)))
 	}
 }
 
@@ -89,7 +90,7 @@ func (f *fold) routed(i, item int, said string) {
 	state := &f.s.Steps[i]
 	choice, reason := readChoice(said, f.p.routing.Capabilities)
 	if choice == nil || len(choice.Agents) == 0 {
-		f.routeElsewhere(i, item, fmt.Sprintf("the router chose nothing that exists: %q", clip(said, 200)))
+		f.routeElsewhere(i, item, fmt.Sprintf("the router chose nothing that exists: %q", chars.Head(said, 200)))
 		return
 	}
 	state.Selected, state.RoutingReason = choice.ID, reason
@@ -144,7 +145,7 @@ func (p *Plan) examine(st *step, answer string, size int64) verdict {
 		v.problem, v.final = st.refusal(size), true
 		return v
 	case limit > 0 && size > limit:
-		v.output = strings.Clone(clip(answer, int(limit)))
+		v.output = strings.Clone(chars.Head(answer, int(limit)))
 		v.note = fmt.Sprintf("the answer was cut from %d to %d bytes (maxOutputBytes)", size, len(v.output))
 	}
 	if re := p.rejected(st, v.output); re != nil {
@@ -169,7 +170,7 @@ func (p *Plan) examine(st *step, answer string, size int64) verdict {
 	}
 	if st.validate != nil {
 		if _, problem := p.checkJSON(st.validate, v.output); problem != "" {
-			v.problem = "The answer must be JSON that fits this schema: " + clip(rules.Schema, maxQuoted) + "\n" + problem
+			v.problem = "The answer must be JSON that fits this schema: " + chars.Head(rules.Schema, maxQuoted) + "\n" + problem
 		}
 	}
 	return v

@@ -10,6 +10,7 @@ import (
 	"pgregory.net/rapid"
 
 	"arkonis.dev/ark/pkg/apis/v1alpha1"
+	"arkonis.dev/ark/pkg/chars"
 )
 
 func TestReadRuling(t *testing.T) {
@@ -133,7 +134,7 @@ func TestClipAndCut(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		text, n := rapid.String().Draw(t, "text"), rapid.IntRange(0, 40).Draw(t, "n")
-		clipped, bounded := clip(text, n), cut(text, n)
+		clipped, bounded := chars.Head(text, n), cut(text, n)
 		require.LessOrEqual(t, len(clipped), n)
 		require.LessOrEqual(t, written(bounded), n)
 		require.True(t, strings.HasPrefix(text, clipped) && strings.HasPrefix(text, bounded))

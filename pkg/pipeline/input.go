@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"arkonis.dev/ark/pkg/apis/v1alpha1"
+	"arkonis.dev/ark/pkg/chars"
 )
 
 // ResolveInput makes the input of a run of the given values: it fills in defaults, converts texts to the declared
@@ -207,7 +208,7 @@ func coerceText(t v1alpha1.InputType, text string) (any, error) {
 			}
 		}
 	}
-	return nil, fmt.Errorf("must be of type %s, and is the text %q", t, clip(text, 60))
+	return nil, fmt.Errorf("must be of type %s, and is the text %q", t, chars.Head(text, 60))
 }
 
 // allows says whether an input's enum holds a value, and lists the enum.
@@ -276,9 +277,9 @@ func jsonText(v any) string {
 func describe(v any) string {
 	switch v := v.(type) {
 	case string:
-		return fmt.Sprintf("the text %q", clip(v, 60))
+		return fmt.Sprintf("the text %q", chars.Head(v, 60))
 	case json.Number:
-		return "the number " + clip(v.String(), 60)
+		return "the number " + chars.Head(v.String(), 60)
 	case bool:
 		return jsonText(v)
 	case map[string]any:

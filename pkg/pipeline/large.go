@@ -8,6 +8,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"arkonis.dev/ark/pkg/chars"
 	"arkonis.dev/ark/pkg/task"
 )
 
@@ -57,7 +58,7 @@ func condense(text string, ref *task.Ref) string {
 	if ref == nil || len(text) <= headBytes || ref.Size <= maxWhole {
 		return text
 	}
-	return strings.Clone(clip(text, headBytes)) // the rest is to be forgotten
+	return strings.Clone(chars.Head(text, headBytes)) // the rest is to be forgotten
 }
 
 // Reads is how many bytes of a large answer the event that brings it must hold: all, or the beginning, which is then cut
@@ -152,7 +153,7 @@ func (st *StepState) attachment(uid string) Attachment {
 func (in scene) beginning(uid string, st *StepState, n int) string {
 	a := st.attachment(uid)
 	*in.shown = append(*in.shown, a)
-	return a.Ref.Beginning(clip(st.Output, n))
+	return a.Ref.Beginning(chars.Head(st.Output, n))
 }
 
 // attach adds what a part of a prompt shows the beginning of. A template may have left out an output, or cut off the end.

@@ -9,6 +9,7 @@ import (
 	"unicode/utf8"
 
 	"arkonis.dev/ark/pkg/apis/v1alpha1"
+	"arkonis.dev/ark/pkg/chars"
 	"arkonis.dev/ark/pkg/template"
 )
 
@@ -384,16 +385,5 @@ func quote(text string) string {
 	if len(text) <= maxQuoted {
 		return text
 	}
-	return clip(text, maxQuoted) + "\n[cut]"
-}
-
-// clip cuts a text to n bytes, between two characters.
-func clip(s string, n int) string {
-	if len(s) <= n {
-		return s
-	}
-	for n > 0 && !utf8.RuneStart(s[n]) {
-		n--
-	}
-	return s[:n]
+	return chars.Head(text, maxQuoted) + "\n[cut]"
 }

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"arkonis.dev/ark/pkg/apis/v1alpha1"
+	"arkonis.dev/ark/pkg/chars"
 	"arkonis.dev/ark/pkg/task"
 )
 
@@ -109,7 +110,7 @@ func (f *fold) items(st *step) ([]v1alpha1.Value, error) {
 	if text, ok := v.(string); strings.TrimSpace(text) != "" {
 		raw, err := f.p.options.Extract(text)
 		if err != nil {
-			return nil, fmt.Errorf("forEach.items must give a JSON array, and gives the text %q", clip(text, 100))
+			return nil, fmt.Errorf("forEach.items must give a JSON array, and gives the text %q", chars.Head(text, 100))
 		}
 		if v, err = decodeJSON(raw); err != nil {
 			return nil, fmt.Errorf("forEach.items must give a JSON array: %w", err)

@@ -7,10 +7,10 @@ import (
 	"strings"
 	"sync"
 	"time"
-	"unicode/utf8"
 
 	"github.com/nats-io/nats.go"
 
+	"arkonis.dev/ark/pkg/chars"
 	"arkonis.dev/ark/pkg/task"
 )
 
@@ -186,7 +186,7 @@ func (q *Queue) failUnread(ctx context.Context, m *nats.Msg, cause string) error
 		Version: task.Version,
 		TaskID:  key.TaskID,
 		Status:  task.Failed,
-		Error:   task.Errorf(task.CodeBadTask, "the task cannot be read: %s", clip(cause, 500)),
+		Error:   task.Errorf(task.CodeBadTask, "the task cannot be read: %s", chars.Head(cause, 500)),
 	})
 	return err
 }
@@ -245,21 +245,10 @@ func insertRun(subject, run string) string {
 
 // oneLine makes a text fit for a header.
 func oneLine(s string) string {
-	return clip(strings.Map(func(r rune) rune {
+	return chars.Head(strings.Map(func(r rune) rune {
 		if r < ' ' || r == 0x7f {
 			return ' '
 		}
 		return r
 	}, s), 500)
-}
-
-// clip cuts a text to at most n bytes, at a border of characters.
-func clip(s string, n int) string {
-	if len(s) <= n {
-		return s
-	}
-	for n > 0 && !utf8.RuneStart(s[n]) {
-		n--
-	}
-	return s[:n]
 }

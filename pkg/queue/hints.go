@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+
+	"arkonis.dev/ark/pkg/chars"
 )
 
 // Chunk is a piece of a model's answer while it is written. It is display only: the result holds the answer.
@@ -39,7 +41,7 @@ const (
 // what cancels the task.
 func (q *Queue) HintCancel(key Key, reason string) error {
 	subject := "ark.cancel." + Token(key.Namespace) + "." + Token(key.Agent) + "." + Token(key.TaskID)
-	return q.hint(subject, []byte(clip(reason, 500)))
+	return q.hint(subject, []byte(chars.Head(reason, 500)))
 }
 
 // WatchCancel calls f for each cancel hint to tasks of an agent, one at a time, until stop.

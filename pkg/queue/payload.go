@@ -17,6 +17,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nuid"
 
+	"arkonis.dev/ark/pkg/chars"
 	"arkonis.dev/ark/pkg/task"
 )
 
@@ -330,7 +331,7 @@ func newRef(runUID, sum string, size int64) task.Ref {
 
 // preview is the start of a body as text; of a body that is no text, nothing.
 func preview(head []byte) string {
-	s := clip(string(head[:min(len(head), task.PreviewLimit+utf8.UTFMax)]), task.PreviewLimit)
+	s := chars.Head(string(head[:min(len(head), task.PreviewLimit+utf8.UTFMax)]), task.PreviewLimit)
 	if !utf8.ValidString(s) {
 		return ""
 	}

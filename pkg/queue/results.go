@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"arkonis.dev/ark/pkg/chars"
 	"arkonis.dev/ark/pkg/task"
 )
 
@@ -151,7 +152,7 @@ func unreadable(key Key, cause error) *task.Result {
 		Version: task.Version,
 		TaskID:  key.TaskID,
 		Status:  task.Failed,
-		Error:   task.Errorf(task.CodeInternal, "the stored result cannot be read: %s", clip(cause.Error(), 500)),
+		Error:   task.Errorf(task.CodeInternal, "the stored result cannot be read: %s", chars.Head(cause.Error(), 500)),
 	}
 }
 

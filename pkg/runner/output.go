@@ -2,9 +2,9 @@ package runner
 
 import (
 	"context"
-	"unicode/utf8"
 
 	v1alpha1 "arkonis.dev/ark/pkg/apis/v1alpha1"
+	"arkonis.dev/ark/pkg/chars"
 	"arkonis.dev/ark/pkg/queue"
 	"arkonis.dev/ark/pkg/task"
 )
@@ -31,20 +31,7 @@ func readText(ctx context.Context, q *queue.Queue, t task.Text, n int64) (string
 	if err != nil {
 		return "", err
 	}
-	return string(head[:wholeCharacters(head)]), nil
-}
-
-// wholeCharacters is the length of a text without a character at its end of which a part is missing.
-func wholeCharacters(b []byte) int {
-	for n := 1; n < utf8.UTFMax && n <= len(b); n++ {
-		if last := b[len(b)-n:]; utf8.RuneStart(last[0]) {
-			if !utf8.FullRune(last) {
-				return len(b) - n
-			}
-			break
-		}
-	}
-	return len(b)
+	return string(chars.Whole(head)), nil
 }
 
 // copyText stores a text under another run: from where it is stored, if it is. It holds only a few chunks of it.

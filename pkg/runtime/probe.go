@@ -13,6 +13,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"arkonis.dev/ark/pkg/chars"
 	"arkonis.dev/ark/pkg/llm"
 	"arkonis.dev/ark/pkg/work"
 )
@@ -183,7 +184,7 @@ func (c *Config) ask(ctx context.Context, s *work.Session) (failed string, err e
 			break
 		}
 	}
-	return fmt.Sprintf("%s: %s", failure.Code, head(failure.Message, answerPart)), nil
+	return fmt.Sprintf("%s: %s", failure.Code, chars.Head(failure.Message, answerPart)), nil
 }
 
 // settle journals what a call has used, also when its time is over.
@@ -195,7 +196,7 @@ func (c *Config) settle(ctx context.Context, s *work.Session, entries ...work.En
 
 // answerEntry is the journal's entry of a probe's answer.
 func answerEntry(intent *work.Intent, resp *llm.Response) work.Entry {
-	text, err := json.Marshal(head(resp.Message.Text, answerPart))
+	text, err := json.Marshal(chars.Head(resp.Message.Text, answerPart))
 	if err != nil {
 		text = []byte(`""`)
 	}
@@ -207,7 +208,7 @@ func (p *Probe) weigh(answer string) string {
 	if holdsWord(answer, p.Expect) {
 		return ""
 	}
-	return fmt.Sprintf("the model answered %q, which does not hold the word %s", head(strings.TrimSpace(answer), answerPart), p.Expect)
+	return fmt.Sprintf("the model answered %q, which does not hold the word %s", chars.Head(strings.TrimSpace(answer), answerPart), p.Expect)
 }
 
 // holdsWord says whether a text holds a word, with no letter, digit or underscore next to it.

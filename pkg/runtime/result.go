@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"arkonis.dev/ark/pkg/chars"
 	"arkonis.dev/ark/pkg/task"
 	"arkonis.dev/ark/pkg/work"
 )
@@ -53,10 +54,10 @@ func failure(err error) *task.Error {
 	var refused *work.BudgetError
 	switch {
 	case errors.As(err, &known):
-		return &task.Error{Code: known.Code, Message: head(known.Message, maxMessage), Scope: known.Scope, ResetsAt: known.ResetsAt}
+		return &task.Error{Code: known.Code, Message: chars.Head(known.Message, maxMessage), Scope: known.Scope, ResetsAt: known.ResetsAt}
 	case errors.As(err, &refused):
 		return &task.Error{Code: task.CodeBudgetExceeded, Message: refused.Error(), Scope: refused.Scope, ResetsAt: refused.FreesAt}
 	default:
-		return task.Errorf(task.CodeInternal, "%s", head(err.Error(), maxMessage))
+		return task.Errorf(task.CodeInternal, "%s", chars.Head(err.Error(), maxMessage))
 	}
 }

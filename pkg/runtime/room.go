@@ -3,8 +3,8 @@ package runtime
 import (
 	"context"
 	"runtime/debug"
-	"unicode/utf8"
 
+	"arkonis.dev/ark/pkg/chars"
 	"arkonis.dev/ark/pkg/llm"
 )
 
@@ -67,14 +67,8 @@ func (p *partial) reset() { *p = partial{} }
 
 // String is the partial answer.
 func (p *partial) String() string {
-	text := p.text
-	for n := 1; p.size > len(p.text) && n < utf8.UTFMax && n < len(text); n++ {
-		if last := text[len(text)-n:]; utf8.RuneStart(last[0]) {
-			if !utf8.FullRune(last) {
-				text = text[:len(text)-n]
-			}
-			break
-		}
+	if p.size == len(p.text) {
+		return string(p.text)
 	}
-	return string(text)
+	return string(chars.Whole(p.text))
 }

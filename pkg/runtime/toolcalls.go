@@ -5,8 +5,8 @@ import (
 	"fmt"
 	"runtime/debug"
 	"sync"
-	"unicode/utf8"
 
+	"arkonis.dev/ark/pkg/chars"
 	"arkonis.dev/ark/pkg/llm"
 	"arkonis.dev/ark/pkg/queue"
 	"arkonis.dev/ark/pkg/telemetry"
@@ -122,18 +122,7 @@ func (a *attempt) takeIn(ctx context.Context, e ended) error {
 		if err != nil {
 			return fmt.Errorf("store the result of %s: %w", e.call.call.Name, err)
 		}
-		text = stored.Ref.Beginning(head(text, tools.FirstPart))
+		text = stored.Ref.Beginning(chars.Head(text, tools.FirstPart))
 	}
 	return a.put(work.Entry{ToolEnd: &work.ToolEnd{ID: e.call.id, Text: text, IsError: e.result.IsError}})
-}
-
-// head is at most n bytes of a text, ending with a whole character.
-func head(s string, n int) string {
-	if len(s) <= n {
-		return s
-	}
-	for n > 0 && !utf8.RuneStart(s[n]) {
-		n--
-	}
-	return s[:n]
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"arkonis.dev/ark/pkg/chars"
 	"arkonis.dev/ark/pkg/llm"
 	"arkonis.dev/ark/pkg/queue"
 	"arkonis.dev/ark/pkg/task"
@@ -223,7 +224,7 @@ func (a *attempt) storeLarge(ctx context.Context, resp *llm.Response) (*answerBo
 		return nil, fmt.Errorf("store the answer: %w", err)
 	}
 	body := &answerBody{Response: *resp, Whole: stored.Ref}
-	body.Message.Text = head(text, tools.FirstPart)
+	body.Message.Text = chars.Head(text, tools.FirstPart)
 	body.Message.Signed = nil // it goes with the whole text
 	return body, nil
 }
@@ -257,7 +258,7 @@ func (a *attempt) pause(ctx context.Context, failure *llm.Error, failed int) err
 		return task.Errorf(failure.Code, "%s (after %d attempts; the task's time does not allow another)", failure.Message, failed)
 	}
 	a.tell(ctx, queue.Progress{Event: queue.EventWait, Why: fmt.Sprintf("%s: %s; attempt %d in %s",
-		failure.Code, head(failure.Message, maxMessage), failed+1, max(wait.Round(100*time.Millisecond), 100*time.Millisecond))})
+		failure.Code, chars.Head(failure.Message, maxMessage), failed+1, max(wait.Round(100*time.Millisecond), 100*time.Millisecond))})
 	a.log.InfoContext(ctx, "model call failed, trying again", "code", failure.Code, "attempt", failed, "wait", wait, "error", failure.Message)
 	if !sleep(ctx, wait) {
 		return context.Cause(ctx)
@@ -315,7 +316,7 @@ func chatEnd(resp *llm.Response, failure *llm.Error) telemetry.ChatEnd {
 		Model: resp.Model, ID: resp.ID, Finish: string(resp.Finish), Usage: usage(resp.Usage),
 		Answer: func() string {
 			m := resp.Message
-			m.Text = head(m.Text, inlineAnswer)
+			m.Text = chars.Head(m.Text, inlineAnswer)
 			return text(m)
 		},
 	}

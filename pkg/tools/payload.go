@@ -8,6 +8,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"arkonis.dev/ark/pkg/chars"
 	"arkonis.dev/ark/pkg/llm"
 	"arkonis.dev/ark/pkg/task"
 	"arkonis.dev/ark/pkg/work"
@@ -83,15 +84,8 @@ func whole(page []byte, offset int64) (string, int64) {
 		page = page[1:]
 		offset++
 	}
-	for n := 1; n < utf8.UTFMax && n < len(page); n++ {
-		last := page[len(page)-n:]
-		if !utf8.RuneStart(last[0]) {
-			continue
-		}
-		if !utf8.FullRune(last) {
-			page = page[:len(page)-n]
-		}
-		break
+	if cut := chars.Whole(page); len(cut) > 0 { // else there is no more than a part of a character, as a text may end
+		page = cut
 	}
 	return string(page), offset
 }

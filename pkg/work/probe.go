@@ -10,6 +10,7 @@ import (
 
 	"github.com/nats-io/nuid"
 
+	"arkonis.dev/ark/pkg/chars"
 	"arkonis.dev/ark/pkg/queue"
 	"arkonis.dev/ark/pkg/task"
 )
@@ -100,7 +101,7 @@ func (c *Client) Probe(ctx context.Context, namespace, agent string, p Probe) (*
 // empty when it does. When it was not asked, because no call may be made now, asked is false, and what was known stays.
 func (t *ProbeTurn) Report(ctx context.Context, asked bool, failed string) (Verdict, error) {
 	var reply probeReply
-	r := verdictRequest{ID: t.lease, Pod: t.probe.Pod, Setup: t.probe.Setup, Threshold: t.probe.Threshold, Asked: asked, Failed: clip(failed, task.PreviewLimit)}
+	r := verdictRequest{ID: t.lease, Pod: t.probe.Pod, Setup: t.probe.Setup, Threshold: t.probe.Threshold, Asked: asked, Failed: chars.Head(failed, task.PreviewLimit)}
 	if err := t.client.ask(ctx, t.Session.caller(), verbVerdict, r, &reply, 0); err != nil {
 		return Verdict{}, fmt.Errorf("report on agent %s/%s: %w", t.Session.namespace, t.Session.agent, err)
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"arkonis.dev/ark/pkg/chars"
 	"arkonis.dev/ark/pkg/queue"
 )
 
@@ -77,21 +78,21 @@ type MemoryState struct {
 func (r Report) bounded() Report {
 	r.Reasons = slices.Clone(r.Reasons[:min(len(r.Reasons), maxReasons)])
 	for i := range r.Reasons {
-		r.Reasons[i] = clip(r.Reasons[i], maxSaid)
+		r.Reasons[i] = chars.Head(r.Reasons[i], maxSaid)
 	}
 	r.ToolConnections = slices.Clone(r.ToolConnections[:min(len(r.ToolConnections), maxConnections)])
 	for i := range r.ToolConnections {
 		c := &r.ToolConnections[i]
-		c.Name, c.Message = clip(c.Name, maxSaid), clip(c.Message, maxSaid)
+		c.Name, c.Message = chars.Head(c.Name, maxSaid), chars.Head(c.Message, maxSaid)
 	}
 	if r.Memory != nil {
 		m := *r.Memory
-		m.Message = clip(m.Message, maxSaid)
+		m.Message = chars.Head(m.Message, maxSaid)
 		r.Memory = &m
 	}
 	if r.Verdict != nil {
 		v := *r.Verdict
-		v.Message = clip(v.Message, maxSaid)
+		v.Message = chars.Head(v.Message, maxSaid)
 		r.Verdict = &v
 	}
 	return r

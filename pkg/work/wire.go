@@ -8,6 +8,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"arkonis.dev/ark/pkg/chars"
 	"arkonis.dev/ark/pkg/task"
 )
 
@@ -335,7 +336,7 @@ func (e Entry) shell(whole *task.Ref) Entry {
 	case e.ToolEnd != nil:
 		s.ToolEnd = &ToolEnd{ID: e.ToolEnd.ID, IsError: e.ToolEnd.IsError}
 	case e.Note != "":
-		s.Note = clip(e.Note, task.PreviewLimit)
+		s.Note = chars.Head(e.Note, task.PreviewLimit)
 	}
 	return s
 }

@@ -5,7 +5,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"unicode/utf8"
+
+	"arkonis.dev/ark/pkg/chars"
 )
 
 // excerptLimit bounds what an error quotes of a server's answer, in bytes.
@@ -67,11 +68,7 @@ func (s secrets) excerpt(text string) string {
 	if len(text) <= excerptLimit {
 		return text
 	}
-	cut := excerptLimit
-	for cut > 0 && !utf8.RuneStart(text[cut]) {
-		cut--
-	}
-	return text[:cut] + "..."
+	return chars.Head(text, excerptLimit) + "..."
 }
 
 func printable(r rune) rune {

@@ -53,6 +53,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"arkonis.dev/ark/pkg/chars"
 	"arkonis.dev/ark/pkg/llm"
 	"arkonis.dev/ark/pkg/schema"
 	"arkonis.dev/ark/pkg/task"
@@ -203,7 +204,7 @@ func (r reply) response(req llm.Request) (*llm.Response, error) {
 		msg.Text = text
 	}
 	if room := req.MaxTokens*4 - int64(len(msg.Reasoning)); req.MaxTokens > 0 && int64(len(msg.Text)) > room && r.Usage == nil {
-		msg.Text, res.Finish = cut(msg.Text, int(max(room, 0))), llm.FinishLength
+		msg.Text, res.Finish = chars.Head(msg.Text, int(max(room, 0))), llm.FinishLength
 	}
 	if res.Finish == "" {
 		res.Finish = llm.FinishStop
@@ -276,20 +277,9 @@ func echo(req llm.Request) string {
 	}
 	prompt := last(req, llm.RoleUser)
 	if len(prompt) > echoLimit {
-		prompt = cut(prompt, echoLimit) + "..."
+		prompt = chars.Head(prompt, echoLimit) + "..."
 	}
 	return from + ": " + prompt
-}
-
-// cut ends a text at a byte, never inside a character.
-func cut(s string, n int) string {
-	if n >= len(s) {
-		return s
-	}
-	for n > 0 && !utf8.RuneStart(s[n]) {
-		n--
-	}
-	return s[:n]
 }
 
 func tokens(parts ...string) int64 {

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"arkonis.dev/ark/pkg/chars"
 	"arkonis.dev/ark/pkg/schema"
 )
 
@@ -210,11 +211,7 @@ func cut(text string, n int) string {
 		return text
 	}
 	const mark = "..."
-	end := n - len(mark)
-	for !utf8.RuneStart(text[end]) {
-		end--
-	}
-	return text[:end] + mark
+	return chars.Head(text, n-len(mark)) + mark
 }
 
 // What providers take as a tool's name.

@@ -54,7 +54,7 @@ func TestAnswersOfAnySize(t *testing.T) {
 	idle := memoryOf(t, p, "VmRSS")
 	submit := func(prompts ...string) (ids []string) {
 		for _, prompt := range prompts {
-			ids = append(ids, f.task(prompt).ID)
+			ids = append(ids, f.taskWithin(10*patience, prompt).ID)
 		}
 		return ids
 	}

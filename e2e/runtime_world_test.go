@@ -181,11 +181,17 @@ func (f *fleet) ended() int {
 // task submits a task of its own for writer.
 func (f *fleet) task(prompt string) *task.Task {
 	f.t.Helper()
+	return f.taskWithin(2*patience, prompt)
+}
+
+// taskWithin submits one that may take so long.
+func (f *fleet) taskWithin(timeout time.Duration, prompt string) *task.Task {
+	f.t.Helper()
 	step, now := "s"+strconv.Itoa(int(f.tasks.Add(1))), time.Now().UTC()
 	tk := &task.Task{
 		Version: task.Version, ID: task.ID(task.KindStep, fleetRun, step, 0, 0, 0), Kind: task.KindStep, Namespace: "default", Agent: "writer",
 		Run: task.Run{UID: fleetRun, Name: "run"}, Step: step, Role: "writer", Prompt: task.Text{Inline: prompt},
-		Created: now, Deadline: now.Add(3 * patience), TimeoutSeconds: int64(2 * patience / time.Second),
+		Created: now, Deadline: now.Add(timeout + patience), TimeoutSeconds: int64(timeout / time.Second),
 	}
 	require.NoError(f.t, f.queue.Submit(f.t.Context(), tk))
 	return tk

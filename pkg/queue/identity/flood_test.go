@@ -31,7 +31,7 @@ func TestFloodOfOneAgent(t *testing.T) {
 	require.Equal(t, held.ID, flooder.next().Task.ID)
 	s, err := flooder.work.TakeOver(t.Context(), queue.KeyOf(held), "pod", 0)
 	require.NoError(t, err)
-	body, err := s.PutPayload(t.Context(), []byte(strings.Repeat("x", 500<<10)))
+	body, err := s.PutPayload(t.Context(), strings.Repeat("x", 500<<10))
 	require.NoError(t, err)
 
 	ctx, stop := context.WithCancel(t.Context())

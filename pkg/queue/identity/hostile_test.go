@@ -115,7 +115,7 @@ func newHostility(t *testing.T) *hostility {
 		h.held = append(h.held, d)
 		s, err := p.work.TakeOver(ctx, queue.KeyOf(held), "pod", 0)
 		require.NoError(t, err)
-		body, err := s.PutPayload(ctx, []byte(strings.Repeat(secret, 10_000)))
+		body, err := s.PutPayload(ctx, strings.Repeat(secret, 10_000))
 		require.NoError(t, err)
 		h.payload = body.Ref
 		h.secretTask(a, 2)

@@ -42,7 +42,7 @@ func TestAgentWorksOverItsImports(t *testing.T) {
 	s, err := p.work.TakeOver(ctx, queue.KeyOf(tk), "pod", 0)
 	require.NoError(t, err)
 	large := strings.Repeat("large ", 300_000)
-	text, err := s.PutPayload(ctx, []byte(large))
+	text, err := s.PutPayload(ctx, large)
 	require.NoError(t, err)
 	require.NotNil(t, text.Ref)
 	stored, err := w.queue.Text(ctx, text, 64<<20)

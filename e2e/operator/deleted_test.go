@@ -1,6 +1,7 @@
 package operator
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -232,4 +233,50 @@ func TestArksKindsAreDeleted(t *testing.T) {
 	w.kubectl("delete", "arkteam", "lent")
 	w.kubectl("wait", "--for=delete", "arkrun", "--all", "--timeout=60s")
 	w.emptied()
+}
+
+// A call that is under way when its run, its agent or its namespace goes does not go on: nobody will read its answer, and it
+// is paid for as long as it lasts.
+func TestACallEndsWithWhatItIsFor(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		team   string
+		remove func(w *world) error
+	}{
+		"team of an agent": {"lent", func(w *world) error {
+			return w.clients.Teams(w.namespace).Delete(w.t.Context(), "lent", metav1.DeleteOptions{})
+		}},
+		"team with its agent": {"own", func(w *world) error {
+			return w.clients.Teams(w.namespace).Delete(w.t.Context(), "own", metav1.DeleteOptions{})
+		}},
+		"agent": {"lent", func(w *world) error {
+			return w.clients.Agents(w.namespace).Delete(w.t.Context(), "ant", metav1.DeleteOptions{})
+		}},
+		"namespace": {"own", func(w *world) error {
+			return w.clients.Core.CoreV1().Namespaces().Delete(w.t.Context(), w.namespace, metav1.DeleteOptions{})
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			w.start()
+			w.apply(talkers)
+			models, err := modelserver.Start(t.Context(), modelserver.Config{Rules: []modelserver.Rule{{Reply: modelserver.Reply{Fault: modelserver.FaultHang}}}})
+			require.NoError(t, err)
+			t.Cleanup(func() { _ = models.Close() })
+			until(w, w.clients.Teams(w.namespace), c.team, "a status", func(t *v1alpha1.ArkTeam) bool { return t.Status.ObservedGeneration > 0 })
+			agent := map[string]string{"lent": "ant", "own": "own-a"}[c.team]
+			w.pod(agent, agent+"-0", "OPENAI_BASE_URL="+models.URL(), "OPENAI_API_KEY=k")
+			w.runOf("run", c.team, map[string]any{"prompt": "x"})
+			_, err = models.WaitIn(t.Context(), 1)
+			require.NoError(t, err)
+			require.NoError(t, c.remove(w))
+			deleted := time.Now()
+			ctx, cancel := context.WithTimeout(t.Context(), patience-time.Minute) // a server that is silent for longer is given up
+			defer cancel()
+			calls, err := models.Wait(ctx, 1)
+			require.NoError(t, err, "the call goes on")
+			t.Logf("the call ended %s after the deletion", calls[0].Answered.Sub(deleted).Round(time.Millisecond))
+		})
+	}
 }

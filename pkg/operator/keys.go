@@ -244,23 +244,26 @@ func (k *keys) access(agent identity.Agent, current []byte) (access, error) {
 
 var errNoAdvertise = errors.New("operator: the queue's port needs the address that agents reach it by")
 
-// followAgents lets every ArkAgent's pods into the embedded queue, and cuts them off when it is removed. It is called
-// before the cache runs: every agent that there is has been let in when the cache is synced.
+// followAgents lets every ArkAgent's pods into the embedded queue. When it is removed they are told, or the calls that they
+// make would go on for as long as they have to end in, and cut off. It is called before the cache runs: every agent that
+// there is has been let in when the cache is synced.
 func (o *Operator) followAgents() error {
-	if o.queue.keys == nil {
-		return nil
-	}
-	accounts := o.queue.server.Accounts()
-	who := func(a *v1alpha1.ArkAgent) identity.Agent {
-		return identity.Agent{Namespace: a.Namespace, Name: a.Name, UID: string(a.UID)}
+	let, cut := func(*v1alpha1.ArkAgent) error { return nil }, func(*v1alpha1.ArkAgent) error { return nil }
+	if o.queue.keys != nil {
+		accounts := o.queue.server.Accounts()
+		who := func(a *v1alpha1.ArkAgent) identity.Agent {
+			return identity.Agent{Namespace: a.Namespace, Name: a.Name, UID: string(a.UID)}
+		}
+		let = func(a *v1alpha1.ArkAgent) error { return accounts.Allow(who(a)) }
+		cut = func(a *v1alpha1.ArkAgent) error { return accounts.Remove(who(a)) }
 	}
 	return o.cache.Agents.OnChange(func(old, now *v1alpha1.ArkAgent) {
 		var err error
 		if old != nil && (now == nil || now.UID != old.UID) {
-			err = accounts.Remove(who(old))
+			err = errors.Join(o.queue.HintRemoved(old.Namespace, old.Name, "the ArkAgent was removed"), cut(old))
 		}
 		if now != nil && (old == nil || now.UID != old.UID) {
-			err = errors.Join(err, accounts.Allow(who(now)))
+			err = errors.Join(err, let(now))
 		}
 		if err != nil {
 			o.log.Error("an agent's account was not changed", "old", old != nil, "new", now != nil, "error", err)

@@ -44,7 +44,23 @@ func (q *Queue) HintCancel(key Key, reason string) error {
 	return q.hint(subject, []byte(chars.Head(reason, 500)))
 }
 
-// WatchCancel calls f for each cancel hint to tasks of an agent, one at a time, until stop.
+// hintTime bounds how long a hint that must arrive before something else takes to get to the server.
+const hintTime = time.Second
+
+// HintRemoved tells the processes of an agent that it is gone: nobody waits for what they work on, and nothing ends their tasks
+// but this. It is on its way to them when HintRemoved returns nil, so that they may be cut off.
+func (q *Queue) HintRemoved(namespace, agent, reason string) error {
+	if err := q.hint("ark.cancel."+Token(namespace)+"."+Token(agent)+"."+Token(""), []byte(chars.Head(reason, 500))); err != nil {
+		return err
+	}
+	if err := q.nc.FlushTimeout(hintTime); err != nil {
+		return fmt.Errorf("hint: %w", notStored(err))
+	}
+	return nil
+}
+
+// WatchCancel calls f for each cancel hint to tasks of an agent, one at a time, until stop. The hint that the agent itself is
+// gone has an empty taskID.
 func (q *Queue) WatchCancel(namespace, agent string, f func(taskID, reason string)) (stop func(), err error) {
 	return q.watch("ark.cancel."+Token(namespace)+"."+Token(agent)+".*", func(m *nats.Msg) {
 		id, err := Untoken(m.Subject[strings.LastIndexByte(m.Subject, '.')+1:])

@@ -293,6 +293,9 @@ func TestHintsReachWhoeverLooksOn(t *testing.T) {
 
 	require.NoError(t, q.HintCancel(key, "enough"))
 	require.Equal(t, key.TaskID+" enough", <-got)
+	require.NoError(t, q.HintRemoved("default", "reader", "gone"))
+	require.NoError(t, q.HintRemoved("default", "writer", "gone"))
+	require.Equal(t, " gone", <-got)
 	require.NoError(t, q.HintChunk(other, queue.Chunk{Text: "not looked at"}))
 	require.NoError(t, q.HintChunk(key, queue.Chunk{Call: 2, Text: "Once"}))
 	require.Equal(t, "true { 2 Once}", <-got)

@@ -87,3 +87,23 @@ func TestReservationOfACancelledTaskIsGivenBack(t *testing.T) {
 	require.Equal(t, []int64{0, 0}, []int64{state(w, scope).Reserved(), spent(w, scope)})
 	require.Empty(t, w.models.Calls())
 }
+
+// An agent that is removed ends its calls. It says nothing of the tasks: whoever removed it does.
+func TestRemovedAgentEndsItsCalls(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, modelserver.Config{Rules: reply(modelserver.Reply{Fault: modelserver.FaultHang})})
+	w.agent("writer", func(c *runtime.Config) { c.Limits.MaxConcurrentTasks = 2 })
+	first, second := w.task("writer", "x"), w.task("writer", "y")
+	w.submit(first, second)
+	_, err := w.models.WaitIn(t.Context(), 2)
+	require.NoError(t, err)
+	require.NoError(t, w.queue.HintRemoved(namespace, "writer", "by hand"))
+	_, err = w.models.Wait(t.Context(), 2)
+	require.NoError(t, err)
+	n, err := w.queue.RemoveAgent(t.Context(), namespace, "writer", task.Errorf(task.CodeAgentRemoved, "gone"))
+	require.NoError(t, err)
+	require.Equal(t, 2, n, "none has a result")
+	for _, tk := range []*task.Task{first, second} {
+		require.Equal(t, task.CodeAgentRemoved, w.result(tk.ID).Error.Code)
+	}
+}

@@ -107,12 +107,19 @@ func (r *Runtime) logError(ctx context.Context, message string, err error) {
 	}
 }
 
-// cancelTask stops a running task. The hint comes after the Cancelled result was stored, which decides.
+// cancelTask stops a running task, or all of them when the agent is gone. The hint comes after the Cancelled result was
+// stored, which decides; of an agent that is gone, the operator ends the tasks.
 func (r *Runtime) cancelTask(taskID, reason string) {
 	r.mu.Lock()
-	cancel := r.running[taskID]
-	r.mu.Unlock()
-	if cancel != nil {
+	defer r.mu.Unlock()
+	if taskID == "" {
+		r.log.Warn("the agent was removed, its tasks are given up", "tasks", len(r.running), "reason", reason)
+		for _, cancel := range r.running {
+			cancel(errRemoved)
+		}
+		return
+	}
+	if cancel := r.running[taskID]; cancel != nil {
 		cancel(task.Errorf(task.CodeCancelled, "%s", reason))
 	}
 }

@@ -191,5 +191,8 @@ func New(c Config) (*Runtime, error) {
 // errHandBack ends the tasks that did not finish in the grace period.
 var errHandBack = errors.New("the agent is shutting down")
 
+// errRemoved ends all tasks of an agent that is gone: what becomes of them is not its own to say.
+var errRemoved = errors.New("the agent was removed")
+
 // errGiveWay ends a task that waits for tokens in a place that others need more.
 var errGiveWay = errors.New("other calls have reserved the tokens that are left, and all tasks of this pod wait for them")

@@ -21,7 +21,7 @@ type outcome struct {
 	result   *task.Result          // publish it, then acknowledge
 	keep     func(context.Context) // before that: what is remembered of the task
 	done     bool                  // there is a result already: acknowledge
-	lost     bool                  // somebody else works on the task: say nothing
+	lost     error                 // why the task is not this pod's any more: say nothing
 	handBack *time.Duration        // to be delivered again after this time
 }
 
@@ -104,6 +104,8 @@ func (r *Runtime) taken(ctx context.Context, d *queue.Delivery, s *work.Session,
 func (r *Runtime) notTaken(ctx context.Context, d *queue.Delivery, err error, log *slog.Logger) outcome {
 	var failure *task.Error
 	switch {
+	case errors.Is(context.Cause(ctx), errRemoved):
+		return outcome{lost: errRemoved}
 	case errors.Is(err, work.ErrDone), errors.Is(err, work.ErrGone):
 		return outcome{done: true}
 	case errors.Is(err, work.ErrHeld):
@@ -200,8 +202,8 @@ func (r *Runtime) ended(ctx context.Context, a *attempt, d *queue.Delivery, err 
 	linger, cancel := lingering(ctx)
 	defer cancel()
 	switch {
-	case errors.Is(err, work.ErrFenced):
-		return outcome{lost: true}
+	case errors.Is(err, work.ErrFenced), errors.Is(err, errRemoved):
+		return outcome{lost: err}
 	case errors.Is(err, work.ErrDone), errors.Is(err, work.ErrGone):
 		return outcome{done: true}
 	case errors.Is(err, errHandBack):
@@ -266,8 +268,8 @@ func (r *Runtime) conclude(ctx context.Context, d *queue.Delivery, out outcome, 
 	defer cancel()
 	var err error
 	switch {
-	case out.lost:
-		log.InfoContext(ctx, "task was taken over by another pod")
+	case out.lost != nil:
+		log.InfoContext(ctx, "task was given up", "cause", out.lost)
 		d.Release()
 	case out.handBack != nil:
 		err = d.Nak(*out.handBack)

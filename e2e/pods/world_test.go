@@ -224,6 +224,9 @@ func (w *world) calls() []modelserver.Call {
 	w.t.Helper()
 	var calls []modelserver.Call
 	require.NoError(w.t, json.Unmarshal(w.model(http.MethodGet, "/calls", nil), &calls))
+	for i := range calls {
+		require.NoError(w.t, json.Unmarshal(calls[i].Body, &calls[i].Request))
+	}
 	return calls
 }
 

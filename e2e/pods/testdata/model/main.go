@@ -76,6 +76,10 @@ func (s *state) answer(c modelserver.Call) *modelserver.Reply {
 		return &modelserver.Reply{Status: http.StatusUnauthorized, Error: "Incorrect API key provided.", Code: "invalid_api_key"}
 	case "limit":
 		return &modelserver.Reply{Status: http.StatusTooManyRequests, Error: "Rate limit reached.", RetryAfter: "1"}
+	case "endless":
+		return &modelserver.Reply{Delay: 500 * time.Millisecond, Tools: []modelserver.Use{{
+			ID: fmt.Sprintf("t-%d", c.N), Name: "remember", Arguments: fmt.Sprintf(`{"text":"note %d"}`, c.N),
+		}}}
 	case "ponder":
 		return &modelserver.Reply{Text: "At last.", Delay: time.Hour}
 	case "delegate":

@@ -53,7 +53,7 @@ func TestEngineLinksNothingThatActs(t *testing.T) {
 	t.Parallel()
 	all := deps(t, "./pkg/pipeline")
 	require.ElementsMatch(t, []string{
-		module + "/pkg/apis/v1alpha1", module + "/pkg/pipeline", module + "/pkg/task", module + "/pkg/template",
+		module + "/pkg/apis/v1alpha1", module + "/pkg/chars", module + "/pkg/pipeline", module + "/pkg/task", module + "/pkg/template",
 	}, matching(all, module))
 	require.Empty(t, matching(all, "github.com/nats-io", "k8s.io/client-go", "go.opentelemetry.io"))
 }

@@ -52,12 +52,17 @@ var errUploadLost = errors.New("the upload was lost")
 // uploadTries is how often an upload is begun anew.
 const uploadTries = 3
 
-// put stores a body.
+// put stores a body. An upload that is lost each time is an ErrUnavailable: the store did not keep up, and may later.
 func (s *Session) put(ctx context.Context, body string) (*task.Ref, error) {
 	for try := 1; ; try++ {
 		ref, err := s.upload(ctx, nuid.Next(), body)
-		if !errors.Is(err, errUploadLost) || try == uploadTries {
+		switch {
+		case !errors.Is(err, errUploadLost):
 			return ref, err
+		case try == uploadTries && errors.Is(err, ErrUnavailable):
+			return nil, err
+		case try == uploadTries:
+			return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
 		}
 	}
 }

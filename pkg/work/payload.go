@@ -143,30 +143,36 @@ func newUploads(q *queue.Queue) *uploads {
 	return &uploads{q: q, bodies: map[string]*incoming{}, stored: map[string]*storedBy{}}
 }
 
-// charge counts what a run stores. It refuses what is too much.
-func (u *uploads) charge(r putRequest, size int, now time.Time) error {
+// allow refuses a chunk that is more than a payload may have, or than a run may store.
+func (u *uploads) allow(r putRequest, size int) error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	by := u.stored[r.Run]
+	switch by := u.stored[r.Run]; {
+	case r.Offset < 0 || r.Offset+int64(size) > uploadLimit:
+		return refusef("a payload may have %d MiB", uploadLimit>>20)
+	case by != nil && by.bytes+int64(size) > runUploads:
+		return refusef("the tasks of this run have stored %d MiB of payloads, which is the limit", runUploads>>20)
+	}
+	return nil
+}
+
+// charge counts what a run has stored; what of that was lost is given back as less than nothing.
+func (u *uploads) charge(run string, size int64, now time.Time) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	by := u.stored[run]
 	if by == nil {
 		maps.DeleteFunc(u.stored, func(_ string, old *storedBy) bool { return now.Sub(old.used) > runIdle })
 		by = &storedBy{}
-		u.stored[r.Run] = by
+		u.stored[run] = by
 	}
-	switch {
-	case r.Offset < 0 || r.Offset+int64(size) > uploadLimit:
-		return refusef("a payload may have %d MiB", uploadLimit>>20)
-	case by.bytes+int64(size) > runUploads:
-		return refusef("the tasks of this run have stored %d MiB of payloads, which is the limit", runUploads>>20)
-	}
-	by.bytes += int64(size)
+	by.bytes += size
 	by.used = now
-	return nil
 }
 
 // take stores a chunk. ref is set after the last one.
 func (u *uploads) take(ctx context.Context, from caller, r putRequest, body []byte) (*task.Ref, error) {
-	if err := u.charge(r, len(body), time.Now()); err != nil {
+	if err := u.allow(r, len(body)); err != nil {
 		return nil, err
 	}
 	if r.Offset == 0 && r.Last {
@@ -174,6 +180,7 @@ func (u *uploads) take(ctx context.Context, from caller, r putRequest, body []by
 		if err != nil {
 			return nil, unavailable(err)
 		}
+		u.charge(r.Run, int64(len(body)), time.Now())
 		return &ref, nil
 	}
 	up, err := u.find(ctx, from, r)
@@ -192,6 +199,7 @@ func (u *uploads) take(ctx context.Context, from caller, r putRequest, body []by
 			return nil, fmt.Errorf("%w: %w", errUploadLost, err)
 		}
 		up.offset = end
+		u.charge(r.Run, int64(len(body)), time.Now())
 	}
 	if !r.Last {
 		return nil, nil
@@ -235,9 +243,15 @@ func (u *uploads) find(ctx context.Context, from caller, r putRequest) (*incomin
 	up.idle = time.AfterFunc(uploadIdle, func() { u.drop(r.Upload) })
 	u.bodies[r.Upload] = up
 	go func() {
-		defer close(up.stored)
 		up.ref, up.err = u.q.PutPayload(ctx, r.Run, out)
-		out.CloseWithError(errors.Join(up.err, io.ErrClosedPipe))
+		out.CloseWithError(errors.Join(up.err, io.ErrClosedPipe)) // no chunk is taken from now on
+		close(up.stored)
+		if up.err != nil {
+			up.mu.Lock()
+			lost := up.offset
+			up.mu.Unlock()
+			u.charge(r.Run, -lost, time.Now())
+		}
 	}()
 	return up, nil
 }

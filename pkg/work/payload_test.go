@@ -7,9 +7,11 @@ import (
 	"math/rand/v2"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"arkonis.dev/ark/pkg/queue"
 	"arkonis.dev/ark/pkg/task"
 	"arkonis.dev/ark/pkg/work"
 )
@@ -56,6 +58,31 @@ func TestPayloadsOfAnySize(t *testing.T) {
 	stored, err := s.PutPayload(t.Context(), string(noise(100)))
 	require.NoError(t, err)
 	require.NotNil(t, stored.Ref, "what is no text is not inline")
+}
+
+// A store that is full loses upload after upload. Whoever asks may ask again, as what was lost does not count for what a run may
+// store; once there is space, the body is stored.
+func TestLostUploadsCanBeRepeated(t *testing.T) {
+	t.Parallel()
+	w := newRawWorld(t, work.Config{})
+	open := func(payloads int64) *queue.Queue {
+		limits := queue.LimitsOf(queue.DefaultMemoryBytes)
+		limits.Payloads = payloads
+		q, err := queue.Open(t.Context(), w.connect(), queue.Config{Storage: w.storage, Logger: quiet(), Timeout: time.Minute, Limits: limits})
+		require.NoError(t, err)
+		return q
+	}
+	w.serveOn(open(32 << 20))
+	s := w.take(w.task())
+	body := string(noise(64 << 20))
+	for range 8 { // of three uploads each: more than a run may store
+		_, err := s.PutPayload(t.Context(), body)
+		require.ErrorIs(t, err, work.ErrUnavailable)
+	}
+	open(256 << 20)
+	stored, err := s.PutPayload(t.Context(), body)
+	require.NoError(t, err)
+	require.Equal(t, int64(len(body)), stored.Ref.Size)
 }
 
 func TestPayloadsOfOthersAreRefused(t *testing.T) {

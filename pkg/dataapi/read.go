@@ -50,15 +50,11 @@ func (s *Server) output(w http.ResponseWriter, r *http.Request, run *v1alpha1.Ar
 	}
 }
 
-func refText(r *v1alpha1.PayloadRef) task.Text {
-	return task.Text{Ref: &task.Ref{Key: r.Key, Size: r.Size, SHA256: r.SHA256}}
-}
-
 // stepOutput finds the whole output of a step: by its reference in the status, else in the run's records.
 func (s *Server) stepOutput(ctx context.Context, run *v1alpha1.ArkRun, step string) (task.Text, error) {
 	i := slices.IndexFunc(run.Status.Steps, func(st v1alpha1.StepStatus) bool { return st.Name == step })
 	if i >= 0 && run.Status.Steps[i].OutputRef != nil {
-		return refText(run.Status.Steps[i].OutputRef), nil
+		return runner.StoredText(run.Status.Steps[i].OutputRef), nil
 	}
 	past, err := s.past(ctx, run)
 	if err != nil {
@@ -73,7 +69,7 @@ func (s *Server) stepOutput(ctx context.Context, run *v1alpha1.ArkRun, step stri
 	case i < 0:
 		return task.Text{}, apierrors.NewNotFound(groupResource(), run.Name+": step "+step)
 	case steps[i].OutputRef != nil:
-		return refText(steps[i].OutputRef), nil
+		return runner.StoredText(steps[i].OutputRef), nil
 	case steps[i].Parent != "" && steps[i].Phase.Terminal():
 		return task.Text{Inline: steps[i].Output}, nil
 	default:
@@ -159,7 +155,7 @@ func (s *Server) withSnapshot(ctx context.Context, run *v1alpha1.ArkRun) (*v1alp
 	}
 	spec := resolved.Spec
 	if spec == nil && resolved.Ref != nil {
-		text, err := s.cfg.Queue.Text(ctx, refText(resolved.Ref), maxSnapshot)
+		text, err := s.cfg.Queue.Text(ctx, runner.StoredText(resolved.Ref), maxSnapshot)
 		if err != nil {
 			return nil, fmt.Errorf("read the snapshot of run %s: %w", run.Name, err)
 		}

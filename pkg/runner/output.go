@@ -14,11 +14,12 @@ func OutputOf(s *v1alpha1.ArkRunStatus) task.Text {
 	if s.OutputRef == nil {
 		return task.Text{Inline: s.Output}
 	}
-	return task.Text{Ref: refOf(s.OutputRef)}
+	return StoredText(s.OutputRef)
 }
 
-func refOf(r *v1alpha1.PayloadRef) *task.Ref {
-	return &task.Ref{Key: r.Key, Size: r.Size, SHA256: r.SHA256}
+// StoredText is the text that an object refers to.
+func StoredText(r *v1alpha1.PayloadRef) task.Text {
+	return task.Text{Ref: &task.Ref{Key: r.Key, Size: r.Size, SHA256: r.SHA256}}
 }
 
 // readText reads the first n bytes of a text, up to its last whole character. Of a text that is read to its end the hash is

@@ -76,7 +76,7 @@ func (p *Past) End(s *v1alpha1.ArkRunStatus) {
 	}
 	e := pipeline.Ended{Phase: s.Phase, Message: s.Message, FailedStep: s.FailedStep, Output: s.Output}
 	if s.OutputRef != nil {
-		e.OutputRef = refOf(s.OutputRef)
+		e.OutputRef = StoredText(s.OutputRef).Ref
 	}
 	if s.CompletionTime != nil {
 		e.At = s.CompletionTime.Time

@@ -21,6 +21,7 @@ import (
 	"arkonis.dev/ark/pkg/kube"
 	"arkonis.dev/ark/pkg/pipeline"
 	"arkonis.dev/ark/pkg/queue"
+	"arkonis.dev/ark/pkg/runner"
 )
 
 // inlineSnapshot is the size in bytes above which the snapshot of a run that was applied without one goes to the payload
@@ -155,7 +156,7 @@ func (c *Controller) readSnapshot(ctx context.Context, r *v1alpha1.ResolvedRun) 
 	if r.Ref == nil {
 		return nil, nil
 	}
-	text, err := c.cfg.Queue.Text(ctx, textOf(r.Ref), maxSnapshot)
+	text, err := c.cfg.Queue.Text(ctx, runner.StoredText(r.Ref), maxSnapshot)
 	if errors.Is(err, queue.ErrNoPayload) || errors.Is(err, queue.ErrCorrupt) {
 		return nil, nil
 	}

@@ -167,10 +167,6 @@ func parentKey(run *v1alpha1.ArkRun) queue.Key {
 	return queue.Key{Namespace: run.Namespace, RunUID: run.Spec.Parent.RunUID, TaskID: run.Spec.Parent.TaskID}
 }
 
-func textOf(r *v1alpha1.PayloadRef) task.Text {
-	return task.Text{Ref: &task.Ref{Key: r.Key, Size: r.Size, SHA256: r.SHA256}}
-}
-
 // live reads a run from the API server. A run of the same name that is another one is errGone.
 func (c *Controller) live(ctx context.Context, key controller.Key, uid string) (*v1alpha1.ArkRun, error) {
 	run, err := c.cfg.Clients.Runs(key.Namespace).Get(ctx, key.Name, metav1.GetOptions{})
